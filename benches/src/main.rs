@@ -1,0 +1,2 @@
+//! vbench.
+fn main() {}

@@ -1,0 +1,1 @@
+//! vlab: labs of QEMU guests on one Ethernet.

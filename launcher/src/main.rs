@@ -1,0 +1,3 @@
+//! The `vlab` program.
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! vswitch: a userspace Ethernet learning switch for virtual machines.
+//!
+//! Read in this order: [`frame`] (what travels), [`bridge`] (what is decided),
+//! [`offload`] (what a sender left unfinished), [`port`] (where frames come in
+//! and leave).
+
+pub mod bridge;
+pub mod frame;
+pub mod offload;
+pub mod port;

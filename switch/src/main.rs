@@ -1,0 +1,3 @@
+//! The `vswitch` program.
+
+fn main() {}

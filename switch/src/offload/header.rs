@@ -1,0 +1,56 @@
+//! `struct virtio_net_hdr`, the ten bytes that describe unfinished work.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Flag: the checksum at `csum_start + csum_offset` covers only the pseudo
+/// header (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+pub const NEEDS_CSUM: u8 = 1;
+/// Not a super-frame.
+pub const GSO_NONE: u8 = 0;
+/// TCP over IPv4.
+pub const GSO_TCPV4: u8 = 1;
+/// UDP fragmentation (UFO): obsolete, still produced by some kernels.
+pub const GSO_UDP: u8 = 3;
+/// TCP over IPv6.
+pub const GSO_TCPV6: u8 = 4;
+/// UDP segmentation (USO).
+pub const GSO_UDP_L4: u8 = 5;
+/// Or-ed to a TCP type: the segments carry ECN's CWR.
+pub const GSO_ECN: u8 = 0x80;
+
+/// `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), without
+/// `num_buffers`. Fields are in the host's byte order, as TAPs and packet
+/// sockets use them by default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct VnetHeader {
+    /// [`NEEDS_CSUM`] and others.
+    pub flags: u8,
+    /// One of the `GSO_` types, perhaps with [`GSO_ECN`].
+    pub gso_type: u8,
+    /// Bytes of the headers before the payload; a hint, not to be trusted.
+    pub hdr_len: u16,
+    /// Payload bytes of a segment.
+    pub gso_size: u16,
+    /// Offset of the first byte that the checksum covers.
+    pub csum_start: u16,
+    /// Offset of the checksum field from `csum_start`.
+    pub csum_offset: u16,
+}
+
+impl VnetHeader {
+    /// Bytes of the header.
+    pub const LEN: usize = 10;
+
+    /// Nothing is left to be done.
+    pub const PLAIN: VnetHeader =
+        VnetHeader { flags: 0, gso_type: GSO_NONE, hdr_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0 };
+
+    /// Whether the frame is complete: no checksum to finish, no segments to cut.
+    #[inline]
+    pub const fn is_plain(&self) -> bool {
+        self.flags & NEEDS_CSUM == 0 && self.gso_type == GSO_NONE
+    }
+}
+
+const _: () = assert!(size_of::<VnetHeader>() == VnetHeader::LEN, "the kernel's layout");

@@ -1,0 +1,137 @@
+//! Ports: where frames come in and leave. A port only reads and writes; it
+//! decides nothing and counts nothing but its own losses.
+//!
+//! This directory is the only home of raw file descriptors, mappings and
+//! `unsafe`.
+//!
+//! Deliberately absent: a queue. A full port refuses, by name, and never waits.
+
+mod burst;
+mod spec;
+
+pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
+pub use spec::{Kind, ParseSpecError, PortSpec};
+
+use std::fmt::Debug;
+use std::io;
+
+use arrayvec::ArrayVec;
+
+use crate::bridge::Refusal;
+use crate::frame::Wire;
+
+/// One way into and out of the switch, owned by the data thread.
+///
+/// The order of calls in a turn is `receive`, any number of `transmit` on
+/// *other* ports while the burst is alive, then `release`.
+pub trait Port: Send + Debug {
+    /// Asks `registry` to report the port's readiness (edge-triggered) as `token`.
+    ///
+    /// # Errors
+    /// Whatever epoll says.
+    fn register(&mut self, registry: &mio::Registry, token: mio::Token) -> io::Result<()>;
+
+    /// Undoes `register`.
+    ///
+    /// # Errors
+    /// Whatever epoll says.
+    fn deregister(&mut self, registry: &mio::Registry) -> io::Result<()>;
+
+    /// Fills `burst` with frames that have arrived, borrowed from the port's
+    /// memory or the burst's, without waiting.
+    fn receive<'a>(&'a mut self, burst: &mut Burst<'a>) -> Rx;
+
+    /// Gives the memory of the last burst back to whoever fills it.
+    fn release(&mut self);
+
+    /// Sends `wires` in order, without waiting: what does not fit now is
+    /// refused. Every wire asks only for offloads that `link` offers, and is
+    /// at most 64 of them.
+    fn transmit(&mut self, wires: &[Wire<'_>]) -> Sent;
+
+    /// What the port can carry.
+    fn link(&self) -> Link;
+
+    /// Tells the port what its device's link is now; ports without a device
+    /// that others can change ignore it.
+    fn set_link(&mut self, link: Link);
+
+    /// Frames that the kernel or the peer lost without telling the sender.
+    /// Called between turns, at most once a second a port.
+    fn losses(&mut self) -> Losses {
+        Losses::default()
+    }
+}
+
+/// How a `receive` ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rx {
+    /// Nothing is left; readiness will be reported again.
+    Drained,
+    /// It stopped on its budget; there may be more.
+    More,
+    /// The device failed; the frames in the burst are still good.
+    Fault(Fault),
+}
+
+/// Why a device stopped working.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Set down, or its peer hung up; it may come back by itself.
+    Down,
+    /// Deleted, or moved to another network namespace.
+    Gone,
+    /// Any other error number.
+    Os(i32),
+}
+
+/// What became of the wires given to `transmit`.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// Index and reason of each wire that was not sent, in ascending order.
+    pub refused: ArrayVec<(u8, Refusal), BURST_FRAMES>,
+    /// The device failed on the way.
+    pub fault: Option<Fault>,
+}
+
+/// State of a port's link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Somebody can receive what is sent.
+    pub up: bool,
+    /// Payload bytes of the longest frame behind a 14-byte header.
+    pub mtu: u32,
+    /// What may be left unfinished in frames sent here.
+    pub offloads: Offloads,
+}
+
+/// Work that the receiver behind a port finishes itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offloads {
+    /// Checksums.
+    pub csum: bool,
+    /// TCPv4 super-frames.
+    pub tso4: bool,
+    /// TCPv6 super-frames.
+    pub tso6: bool,
+    /// UDP super-frames (USO) over IPv4 and IPv6.
+    pub uso: bool,
+    /// TCP super-frames with ECN's CWR set.
+    pub ecn: bool,
+}
+
+impl Offloads {
+    /// Frames must be complete.
+    pub const NONE: Offloads = Offloads { csum: false, tso4: false, tso6: false, uso: false, ecn: false };
+    /// The kernel takes, and if need be finishes, everything.
+    pub const ALL: Offloads = Offloads { csum: true, tso4: true, tso6: true, uso: true, ecn: true };
+}
+
+/// Losses outside the switch's own sums, since the port was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Losses {
+    /// Frames that found the receive buffer full (PACKET_STATISTICS).
+    pub rx_missed: u64,
+    /// Frames sent that the device dropped later (its `tx_dropped`).
+    pub tx_lost: u64,
+}

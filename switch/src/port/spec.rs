@@ -1,0 +1,141 @@
+//! Port specifications as users type them: `KIND:TARGET[,key=value]...`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// How a port reaches its device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A bare interface name: the netdev side of a TAP that is made if missing.
+    Auto,
+    /// `netdev:`: the netdev side of an interface that exists.
+    Netdev,
+    /// `tap:`: the file descriptor side of a TAP.
+    Tap,
+}
+
+impl Kind {
+    /// The word before the colon; empty for a bare name.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Kind::Auto => "",
+            Kind::Netdev => "netdev",
+            Kind::Tap => "tap",
+        }
+    }
+
+    /// The kind that `show` prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Auto | Kind::Netdev => "netdev",
+            Kind::Tap => "tap",
+        }
+    }
+}
+
+/// A port as the user names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortSpec {
+    /// How the device is reached.
+    pub kind: Kind,
+    /// The interface's name.
+    pub target: String,
+    /// `key=value` pairs behind the target, as typed.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Text that names no port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseSpecError {
+    /// The word before the colon is unknown.
+    #[error("unknown port kind `{0}`: use NAME, netdev:NAME or tap:NAME")]
+    Kind(String),
+    /// The interface name is empty, too long, or has a forbidden character.
+    #[error("`{0}` cannot name an interface: use 1 to 15 bytes without `/`, `:`, `%` and spaces")]
+    Interface(String),
+    /// An option without `=`.
+    #[error("`{0}` is not KEY=VALUE")]
+    Option(String),
+    /// The same key twice.
+    #[error("`{0}` is given twice")]
+    Twice(String),
+}
+
+/// Whether the kernel's `dev_valid_name` takes `name`, and no format character
+/// (`%d` makes the kernel choose a number) is in it.
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b','))
+}
+
+impl FromStr for PortSpec {
+    type Err = ParseSpecError;
+
+    fn from_str(text: &str) -> Result<PortSpec, ParseSpecError> {
+        let mut parts = text.split(',');
+        let place = parts.next().unwrap_or_default();
+        let (kind, target) = match place.split_once(':') {
+            None => (Kind::Auto, place),
+            Some(("netdev", target)) => (Kind::Netdev, target),
+            Some(("tap", target)) => (Kind::Tap, target),
+            Some((kind, _)) => return Err(ParseSpecError::Kind(kind.to_owned())),
+        };
+        if !is_interface_name(target) {
+            return Err(ParseSpecError::Interface(target.to_owned()));
+        }
+        let mut options = BTreeMap::new();
+        for part in parts {
+            let (key, value) = part.split_once('=').ok_or_else(|| ParseSpecError::Option(part.to_owned()))?;
+            if options.insert(key.to_owned(), value.to_owned()).is_some() {
+                return Err(ParseSpecError::Twice(key.to_owned()));
+            }
+        }
+        Ok(PortSpec { kind, target: target.to_owned(), options })
+    }
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Auto => f.write_str(&self.target)?,
+            Kind::Netdev | Kind::Tap => write!(f, "{}:{}", self.kind.prefix(), self.target)?,
+        }
+        for (key, value) in &self.options {
+            write!(f, ",{key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specs_read_back_what_they_print() {
+        for text in ["tap0", "netdev:eth1", "tap:t0", "netdev:eth1,isolated=true,max_macs=64"] {
+            assert_eq!(text.parse::<PortSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_refused() {
+        for text in [
+            "",
+            "../x",
+            "sixteen-letters-",
+            "a\0b",
+            "%d",
+            "tap:",
+            "netdev:a b",
+            "foo:tap0",
+            "tap0,x",
+            "tap0,a=1,a=2",
+        ] {
+            assert!(text.parse::<PortSpec>().is_err(), "{text:?}");
+        }
+    }
+}
