@@ -7,6 +7,8 @@
 //! Deliberately absent: a queue. A full port refuses, by name, and never waits.
 
 mod burst;
+pub mod memory;
+mod pieces;
 mod spec;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
