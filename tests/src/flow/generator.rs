@@ -1,0 +1,129 @@
+//! Sends a flow: as fast as the device takes it, or on an open-loop schedule
+//! whose times are set before anything is sent. A generator that falls behind
+//! sends at once and keeps the intended times, so that a switch that stalls
+//! cannot hide it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::device::Device;
+use super::frame::Flow;
+use crate::clock::{nanos, now_nanos};
+use crate::sys;
+
+/// How fast.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Pace {
+    /// As fast as the device takes frames.
+    Saturate,
+    /// Frames a second, evenly spaced.
+    Rate(f64),
+}
+
+/// How long.
+#[derive(Clone, Copy, Debug)]
+pub enum Until<'a> {
+    /// That many frames.
+    Count(u64),
+    /// For that long.
+    Elapsed(Duration),
+    /// Until somebody sets the flag.
+    Stopped(&'a AtomicBool),
+}
+
+/// What a generator sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sent {
+    /// Frames that the device took.
+    pub frames: u64,
+    /// Times that the device was full and a frame was tried again.
+    pub retries: u64,
+    /// From the first to behind the last frame, in ns.
+    pub elapsed_ns: u64,
+}
+
+impl Sent {
+    /// Frames a second.
+    #[expect(clippy::cast_precision_loss, reason = "a rate is shown with three digits")]
+    pub fn rate(&self) -> f64 {
+        self.frames as f64 * 1e9 / self.elapsed_ns.max(1) as f64
+    }
+}
+
+/// The clock is read once in so many saturating frames.
+const STRIDE: u64 = 16;
+
+/// Sends `flow` into `device` on this thread, pinned to `cpu` if one is given.
+///
+/// # Errors
+/// The device failed.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a schedule in f64 is exact to the nanosecond for 104 days"
+)]
+pub fn generate(
+    device: &Device,
+    flow: &Flow,
+    pace: Pace,
+    until: Until<'_>,
+    cpu: Option<usize>,
+) -> Result<Sent> {
+    if let Some(cpu) = cpu {
+        sys::pin(cpu).context("pinning the generator")?;
+    }
+    sys::wake_promptly().context("timer slack")?;
+    let prefix = device.prefix_len();
+    let mut buffer = flow.vnet_header()[..prefix].to_vec();
+    buffer.extend(flow.blank());
+    let start = now_nanos();
+    let mut sent = Sent::default();
+    let mut now = start;
+    loop {
+        let due = match pace {
+            Pace::Rate(rate) => start + (sent.frames as f64 * 1e9 / rate) as u64,
+            Pace::Saturate if sent.frames.is_multiple_of(STRIDE) => now_nanos(),
+            Pace::Saturate => now,
+        };
+        let done = match until {
+            Until::Count(frames) => sent.frames >= frames,
+            Until::Elapsed(limit) => due >= start + nanos(limit),
+            Until::Stopped(flag) => flag.load(Ordering::Relaxed),
+        };
+        if done {
+            break;
+        }
+        if let Pace::Rate(_) = pace {
+            sleep_until(due);
+        }
+        now = due;
+        flow.stamp(&mut buffer[prefix..], sent.frames, due);
+        while !device.write(&buffer).context("sending a measured frame")? {
+            sent.retries += 1;
+            device.wait_writable(Duration::from_millis(1)).context("waiting to send")?;
+            let stopped = match until {
+                Until::Count(_) => false,
+                Until::Elapsed(limit) => now_nanos() >= start + nanos(limit),
+                Until::Stopped(flag) => flag.load(Ordering::Relaxed),
+            };
+            if stopped {
+                sent.elapsed_ns = now_nanos() - start;
+                return Ok(sent);
+            }
+        }
+        sent.frames += 1;
+    }
+    sent.elapsed_ns = now_nanos() - start;
+    Ok(sent)
+}
+
+/// Sleeps until `due` of the monotonic clock; returns at once if it is past.
+fn sleep_until(due: u64) {
+    let now = now_nanos();
+    if due > now {
+        std::thread::sleep(Duration::from_nanos(due - now));
+    }
+}
