@@ -307,10 +307,14 @@ impl<'a> Frame<'a> {
         let Ok(len) = u32::try_from(len) else {
             return Frame::broken(head, DropReason::Truncated);
         };
-        let mut frame = Frame { head, rest, vnet, len, offload: Offload::None, fault: None };
+        let mut frame =
+            Frame { head, rest, vnet: vnet.checked(Offload::None), len, offload: Offload::None, fault: None };
         if !vnet.is_plain() {
             match offload::check(&vnet, head, len) {
-                Ok(offload) => frame.offload = offload,
+                Ok(offload) => {
+                    frame.vnet = vnet.checked(offload);
+                    frame.offload = offload;
+                }
                 Err(reason) => frame.fault = Some(reason),
             }
         }
@@ -334,7 +338,8 @@ impl<'a> Frame<'a> {
         self.rest
     }
 
-    /// The virtio-net header that came with the frame.
+    /// The virtio-net header that came with the frame, less what was not
+    /// checked in it ([`VnetHeader::checked`]).
     pub const fn vnet(&self) -> &VnetHeader {
         &self.vnet
     }

@@ -1,10 +1,14 @@
 //! `struct virtio_net_hdr`, the ten bytes that describe unfinished work.
 
+use super::Offload;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Flag: the checksum at `csum_start + csum_offset` covers only the pseudo
 /// header (VIRTIO_NET_HDR_F_NEEDS_CSUM).
 pub const NEEDS_CSUM: u8 = 1;
+/// Flag: the checksums of a complete frame were verified
+/// (VIRTIO_NET_HDR_F_DATA_VALID).
+pub const DATA_VALID: u8 = 2;
 /// Not a super-frame.
 pub const GSO_NONE: u8 = 0;
 /// TCP over IPv4.
@@ -45,6 +49,25 @@ impl VnetHeader {
     /// Nothing is left to be done.
     pub const PLAIN: VnetHeader =
         VnetHeader { flags: 0, gso_type: GSO_NONE, hdr_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0 };
+
+    /// The header that may travel on with a frame of which `offload` is known:
+    /// only what was checked is kept. Flags that nobody negotiated are gone,
+    /// and `hdr_len`, which a sender may lie about, is what the headers say.
+    #[must_use]
+    pub const fn checked(self, offload: Offload) -> VnetHeader {
+        match offload {
+            Offload::None => VnetHeader { flags: self.flags & DATA_VALID, ..VnetHeader::PLAIN },
+            Offload::Checksum => VnetHeader {
+                flags: NEEDS_CSUM,
+                csum_start: self.csum_start,
+                csum_offset: self.csum_offset,
+                ..VnetHeader::PLAIN
+            },
+            Offload::Segment(s) | Offload::Tunnel(s) => {
+                VnetHeader { flags: NEEDS_CSUM, hdr_len: s.headers_len, ..self }
+            }
+        }
+    }
 
     /// Whether the frame is complete: no checksum to finish, no segments to cut.
     #[inline]
