@@ -5,6 +5,7 @@
 //! and leave).
 
 pub mod bridge;
+pub mod config;
 pub mod frame;
 pub mod offload;
 pub mod port;

@@ -1,0 +1,151 @@
+//! The keys of ports and of the switch: one table for files, flags, port
+//! specifications and requests.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::Fault;
+use super::places::uid_of_user;
+use super::value::{Value, nearest};
+use super::{Config, Isolation, PortConfig};
+use crate::port::{Kind, PortSpec};
+
+/// Keys of a port of any kind.
+pub const PORT_KEYS: &[&str] = &[
+    "name",
+    "mtu",
+    "isolated",
+    "locked",
+    "learning",
+    "flood",
+    "bcast_flood",
+    "mcast_flood",
+    "max_macs",
+    "transparent",
+    "takeover",
+];
+
+/// Keys of `[switch]`.
+pub const SWITCH_KEYS: &[&str] =
+    &["name", "control", "owner", "ageing", "fdb_size", "transparent", "pad_runts", "busy_poll", "isolation"];
+
+/// Keys of `[switch]` that a running switch can change.
+pub const LIVE_KEYS: &[&str] = &["ageing", "transparent", "pad_runts", "busy_poll"];
+
+/// The longest ageing time: the bound of 802.1Q table 8-6.
+const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
+
+/// A longer spin would only heat the room: an idle second is idle.
+const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
+
+/// Keys that only ports of `kind` have.
+const fn kind_keys(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Tap => &["offloads"],
+        Kind::Auto | Kind::Netdev => &[],
+    }
+}
+
+/// Whether ports of `kind` have `key`.
+pub(super) fn is_port_key(key: &str, kind: Kind) -> bool {
+    PORT_KEYS.contains(&key) || kind_keys(kind).contains(&key)
+}
+
+/// Reads `KIND:TARGET[,key=value]...`.
+pub(super) fn port_of_spec(text: &str) -> Result<PortConfig, Fault> {
+    let mut spec: PortSpec = text.parse().map_err(|e: crate::port::ParseSpecError| {
+        Fault::new(e.to_string(), "a port is NAME, netdev:NAME or tap:NAME, then ,key=value")
+    })?;
+    let options = std::mem::take(&mut spec.options);
+    let mut port = PortConfig::new(spec);
+    for (key, value) in options {
+        set_port_key(&mut port, &key, &Value::Text(value))?;
+    }
+    Ok(port)
+}
+
+/// Sets one key of `port`.
+pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> Result<(), Fault> {
+    let flags = &mut port.flags;
+    match key {
+        "name" => value.text(key)?.clone_into(&mut port.name),
+        "mtu" => port.mtu = unless(value, "auto", |value| value.number(key, 68..=65_535))?,
+        "isolated" => flags.isolated = value.bool(key)?,
+        "locked" => flags.locked = value.bool(key)?,
+        "learning" => flags.learning = value.bool(key)?,
+        "flood" => flags.flood = value.bool(key)?,
+        "bcast_flood" => flags.bcast_flood = value.bool(key)?,
+        "mcast_flood" => flags.mcast_flood = value.bool(key)?,
+        "max_macs" => flags.max_macs = unless(value, "none", |value| value.number(key, 0..=1_048_575))?,
+        "transparent" => flags.transparent = value.bool(key)?,
+        "takeover" => port.takeover = value.bool(key)?,
+        "offloads" if is_port_key(key, port.spec.kind) => {
+            let word = if value.bool(key)? { "on" } else { "off" };
+            port.spec.options.insert(key.to_owned(), word.to_owned());
+        }
+        _ => return Err(unknown_port_key(key, port.spec.kind)),
+    }
+    Ok(())
+}
+
+/// Sets one key of `[switch]`.
+pub(super) fn set_switch_key(config: &mut Config, key: &str, value: &Value) -> Result<(), Fault> {
+    match key {
+        "name" => value.text(key)?.clone_into(&mut config.name),
+        "control" => config.control = PathBuf::from(value.text(key)?),
+        "owner" => config.owner = owner(value)?,
+        "ageing" => config.settings.ageing = value.duration(key, AGEING_MAX)?,
+        "fdb_size" => config.settings.fdb_size = value.number(key, 1..=1_048_575)?,
+        "transparent" => config.settings.transparent = value.bool(key)?,
+        "pad_runts" => config.pad_runts = value.bool(key)?,
+        "busy_poll" => config.busy_poll = value.duration(key, BUSY_POLL_MAX)?,
+        "isolation" => config.isolation = isolation(value)?,
+        _ => return Err(unknown_key(key, SWITCH_KEYS, "in [switch]")),
+    }
+    Ok(())
+}
+
+/// A key that is in none of `known`, with the one that was probably meant.
+pub(super) fn unknown_key(key: &str, known: &[&str], place: &str) -> Fault {
+    let message = format!("unknown key `{}` {place}", key.escape_debug());
+    match nearest(key, known) {
+        Some(meant) => Fault::new(message, format!("did you mean `{meant}`?")),
+        None => Fault::new(message, format!("keys: {}", known.join(", "))),
+    }
+}
+
+fn unknown_port_key(key: &str, kind: Kind) -> Fault {
+    let own = kind_keys(kind);
+    if own.is_empty() && kind_keys(Kind::Tap).contains(&key) {
+        return Fault::new(format!("only tap: ports have `{key}`"), "leave it out");
+    }
+    unknown_key(key, &[PORT_KEYS, own].concat(), "of a port")
+}
+
+/// `None` for the word that means "not set".
+fn unless<T>(
+    value: &Value,
+    word: &str,
+    read: impl Fn(&Value) -> Result<T, Fault>,
+) -> Result<Option<T>, Fault> {
+    if *value == Value::from(word) { Ok(None) } else { read(value).map(Some) }
+}
+
+fn owner(value: &Value) -> Result<u32, Fault> {
+    let uid = match value {
+        Value::Number(uid) => u32::try_from(*uid).ok(),
+        Value::Text(user) => user.parse().ok().or_else(|| uid_of_user(user)),
+        Value::Bool(_) => None,
+    };
+    // -1 means "leave it as it is" to chown and "nobody in particular" to TUNSETOWNER.
+    uid.filter(|uid| *uid != u32::MAX).ok_or_else(|| {
+        Fault::new(format!("no user `{value}` in /etc/passwd"), "write the uid instead: id -u USER")
+    })
+}
+
+fn isolation(value: &Value) -> Result<Isolation, Fault> {
+    [Isolation::Auto, Isolation::Clsact, Isolation::Off]
+        .into_iter()
+        .find(|isolation| *value == Value::from(isolation.name()))
+        .ok_or_else(|| Fault::new(format!("`isolation` cannot be `{value}`"), "write auto, clsact or off"))
+}
