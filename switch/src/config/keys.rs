@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::Fault;
 use super::places::uid_of_user;
 use super::value::{Value, nearest};
-use super::{Config, Isolation, PortConfig};
+use super::{Config, Isolation, Keys, PortConfig};
 use crate::port::{Kind, PortSpec};
 
 /// Keys of a port of any kind.
@@ -88,6 +88,35 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
     Ok(())
 }
 
+impl PortConfig {
+    /// Every key of the port with its value, as requests and files give them.
+    pub fn keys(&self) -> Keys {
+        let flags = &self.flags;
+        let number =
+            |number: Option<u32>, word| number.map_or(Value::from(word), |n| Value::Number(n.into()));
+        let mut keys: Keys = [
+            ("name", Value::from(self.name.as_str())),
+            ("mtu", number(self.mtu, "auto")),
+            ("isolated", Value::Bool(flags.isolated)),
+            ("locked", Value::Bool(flags.locked)),
+            ("learning", Value::Bool(flags.learning)),
+            ("flood", Value::Bool(flags.flood)),
+            ("bcast_flood", Value::Bool(flags.bcast_flood)),
+            ("mcast_flood", Value::Bool(flags.mcast_flood)),
+            ("max_macs", number(flags.max_macs, "none")),
+            ("transparent", Value::Bool(flags.transparent)),
+            ("takeover", Value::Bool(self.takeover)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        for key in kind_keys(self.spec.kind) {
+            let value = self.spec.options.get(*key).map_or("on", String::as_str);
+            keys.insert((*key).to_owned(), Value::Bool(value == "on"));
+        }
+        keys
+    }
+}
+
 /// Sets one key of `[switch]`.
 pub(super) fn set_switch_key(config: &mut Config, key: &str, value: &Value) -> Result<(), Fault> {
     match key {
@@ -148,4 +177,31 @@ fn isolation(value: &Value) -> Result<Isolation, Fault> {
         .into_iter()
         .find(|isolation| *value == Value::from(isolation.name()))
         .ok_or_else(|| Fault::new(format!("`isolation` cannot be `{value}`"), "write auto, clsact or off"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_read_back_the_keys_and_the_text_they_give() {
+        for text in [
+            "tap0",
+            "tap:t1,offloads=off,name=uplink,mtu=9000,max_macs=0",
+            "netdev:eth0,isolated=on,locked=on,learning=off,flood=off,bcast_flood=off,mcast_flood=off,\
+             transparent=on,takeover=on,max_macs=64",
+        ] {
+            let port = port_of_spec(text).unwrap();
+            assert_eq!(port_of_spec(&port.to_string()), Ok(port.clone()), "{port}");
+
+            let mut again = PortConfig::new(PortSpec { options: Default::default(), ..port.spec.clone() });
+            let keys = port.keys();
+            assert!(PORT_KEYS.iter().all(|key| keys.contains_key(*key)), "{keys:?}");
+            for (key, value) in &keys {
+                set_port_key(&mut again, key, value).unwrap();
+            }
+            assert_eq!(again.keys(), keys);
+            assert_eq!((&again.name, again.mtu, again.flags), (&port.name, port.mtu, port.flags));
+        }
+    }
 }

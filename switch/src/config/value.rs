@@ -10,7 +10,7 @@ use super::error::Fault;
 
 /// One value: typed in TOML and JSON, text on the command line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a value is true, false, a whole number or text")]
 pub enum Value {
     /// `true`, `false`.
     Bool(bool),
@@ -124,7 +124,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 pub fn duration_text(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let (unit, size) =
-        UNITS[2..].iter().find(|(_, size)| nanos % u128::from(*size) == 0).unwrap_or(&UNITS[5]);
+        UNITS[2..].iter().find(|(_, size)| nanos.is_multiple_of(u128::from(*size))).unwrap_or(&UNITS[5]);
     format!("{}{unit}", nanos / u128::from(*size))
 }
 
