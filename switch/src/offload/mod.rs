@@ -67,6 +67,14 @@ pub struct SuperFrame {
     pub wire_len: u32,
 }
 
+impl SuperFrame {
+    /// Whether it may be cut into segments here: into at most [`SEGMENTS_MAX`],
+    /// of at least [`GSO_SIZE_MIN`] bytes.
+    pub const fn may_be_cut(&self) -> bool {
+        self.segments == 1 || (self.segments as usize <= SEGMENTS_MAX && self.gso_size >= GSO_SIZE_MIN)
+    }
+}
+
 /// Checks the virtio-net header of a frame of `len` bytes against its first
 /// bytes, `head`, and says what is left to be done.
 ///

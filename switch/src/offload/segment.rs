@@ -53,10 +53,10 @@ impl<'a> Segmenter<'a> {
             Ok(Offload::None | Offload::Checksum) | Err(_) => return Err(Refusal::Offload),
         };
         let layout = Layout::find(vnet, head, len).map_err(|_| Refusal::Offload)?;
-        let segments = usize::try_from(sizes.segments).map_err(|_| Refusal::Segments)?;
-        if segments > SEGMENTS_MAX || (segments > 1 && sizes.gso_size < GSO_SIZE_MIN) {
+        if !sizes.may_be_cut() {
             return Err(Refusal::Segments);
         }
+        let segments = usize::try_from(sizes.segments).map_err(|_| Refusal::Segments)?;
         Ok(Segmenter { frame, layout, gso_size: usize::from(sizes.gso_size), segments })
     }
 

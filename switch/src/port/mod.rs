@@ -7,11 +7,13 @@
 //! Deliberately absent: a queue. A full port refuses, by name, and never waits.
 
 mod burst;
+mod finish;
 pub mod memory;
 mod pieces;
 mod spec;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
+pub use finish::{Finished, Finisher, as_is, gather};
 pub use spec::{Kind, ParseSpecError, PortSpec};
 
 use std::fmt::Debug;

@@ -8,11 +8,11 @@ use crate::frame::{HEAD_MAX, Piece};
 
 /// The pieces of one burst, kept between bursts so that nothing is allocated.
 #[derive(Debug, Default)]
-pub(super) struct Pieces(ArrayVec<Piece<'static>, BURST_FRAMES>);
+pub(super) struct Pieces<const N: usize = BURST_FRAMES>(ArrayVec<Piece<'static>, N>);
 
 // SAFETY: between bursts the addresses are only numbers; within one, the burst
 // borrows both the port that holds them and the memory they name.
-unsafe impl Send for Pieces {}
+unsafe impl<const N: usize> Send for Pieces<N> {}
 
 /// Splits a frame in private memory into its head and its rest.
 #[inline]
@@ -20,7 +20,7 @@ pub(super) fn head_len(frame_len: usize) -> usize {
     frame_len.min(HEAD_MAX)
 }
 
-impl Pieces {
+impl<const N: usize> Pieces<N> {
     /// Forgets the last burst.
     #[inline]
     pub fn clear(&mut self) {
