@@ -2,108 +2,244 @@
 //!
 //! Read first: IEEE 802.1Q-2022 clause 8.6 (the forwarding process) and 8.8
 //! (the filtering database). The order of decisions is the design; it is
-//! written out at [`Bridge::forward`].
+//! written out at [`Bridge::forward`]. Then [`Settings`] and [`PortSettings`]
+//! (what can be told), `fdb` (what is learned), [`Counters`] (what is counted).
 //!
 //! Deliberately absent: input and output, clocks, threads, `unsafe`, formatting
 //! of text. Time is an argument and randomness a seed, so that a million frames
 //! and five minutes of ageing are a test without root.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod counters;
+mod fdb;
+mod moves;
 mod port_set;
+mod ports;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod time;
 mod verdict;
+mod vlan;
 
 pub use counters::{Counters, PortCounters};
+pub use fdb::{AGEING_MAX, EntryKind, FDB_SIZE_MAX, FdbEntry, FdbError, FlushKinds, FlushScope, Spread};
+pub use moves::{MOVES_MAX, Move};
 pub use port_set::{PORTS_MAX, PortId, PortSet};
+pub use settings::{PortSettings, Settings};
+pub use time::Time;
 pub use verdict::{DropReason, Refusal, Verdict};
 
-use std::time::Duration;
+use arrayvec::ArrayVec;
 
-/// Nanoseconds since the switch started: the only clock the core knows.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Time(u64);
+use crate::frame::{EtherHeader, Frame, MacAddr, VlanId};
+use fdb::{Fdb, Key, Learned};
+use moves::Moves;
+use ports::{Flood, Ports};
 
-impl Time {
-    /// The switch's start.
-    pub const START: Time = Time(0);
+/// The most frames of one burst.
+pub const BURST: usize = 64;
 
-    /// `nanos` nanoseconds after the start.
-    pub const fn from_nanos(nanos: u64) -> Time {
-        Time(nanos)
-    }
+/// Last octet of the one reserved address that nothing opens: MAC control
+/// (PAUSE), which must not leave the link it was sent on.
+const RESERVED_PAUSE: u8 = 0x01;
 
-    /// `secs` seconds after the start.
-    pub const fn from_secs(secs: u64) -> Time {
-        Time(secs * 1_000_000_000)
-    }
-
-    /// Nanoseconds since the start.
-    pub const fn as_nanos(self) -> u64 {
-        self.0
-    }
-
-    /// Whole milliseconds since the start.
-    pub const fn as_millis(self) -> u64 {
-        self.0 / 1_000_000
-    }
-
-    /// This time and `duration` more; stops at the end of time, 584 years on.
-    #[must_use]
-    pub fn after(self, duration: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-    }
+/// The core of the switch. Owned by one thread; no call blocks.
+#[derive(Debug)]
+pub struct Bridge {
+    settings: Settings,
+    ports: Ports,
+    fdb: Fdb,
+    counters: Counters,
+    moves: Moves,
 }
 
-/// What of a port the bridge must know (the port flags of `bridge link set`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PortSettings {
-    /// Learn source addresses seen here.
-    pub learning: bool,
-    /// Let unknown unicast leave by this port.
-    pub flood: bool,
-    /// Let multicast leave by this port.
-    pub mcast_flood: bool,
-    /// Let broadcast leave by this port.
-    pub bcast_flood: bool,
-    /// Never exchange frames with another isolated port.
-    pub isolated: bool,
-    /// Take frames only from sources that the FDB already binds to this port.
-    pub locked: bool,
-    /// Forward frames to reserved addresses that come in here (01 excepted).
-    pub transparent: bool,
-    /// The most addresses learned here at a time; `None`: the table's size.
-    pub max_macs: Option<u32>,
+/// A frame's addresses as the FDB wants them, or why nobody looks them up.
+type Read = Result<Addresses, DropReason>;
+
+#[derive(Clone, Copy)]
+struct Addresses {
+    vid: VlanId,
+    src: MacAddr,
+    dst: MacAddr,
+    src_key: Key,
+    dst_key: Key,
 }
 
-impl Default for PortSettings {
-    fn default() -> PortSettings {
-        PortSettings {
-            learning: true,
-            flood: true,
-            mcast_flood: true,
-            bcast_flood: true,
-            isolated: false,
-            locked: false,
-            transparent: false,
-            max_macs: None,
+impl Bridge {
+    /// A bridge without ports. `secret` keys the FDB's hash: random at each
+    /// start, so that nobody can choose addresses that collide.
+    pub fn new(settings: Settings, secret: [u64; 2]) -> Bridge {
+        Bridge {
+            settings,
+            ports: Ports::new(),
+            fdb: Fdb::new(settings.fdb_size, settings.ageing, secret),
+            counters: Counters::default(),
+            moves: Moves::default(),
         }
     }
-}
 
-/// What of the whole switch the bridge must know.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settings {
-    /// Dynamic entries not refreshed for this long are gone; zero makes the
-    /// switch a hub (nothing is learned). 802.1Q table 8-6: default 300 s.
-    pub ageing: Duration,
-    /// The most FDB entries, static ones included: 1 … 1,048,575.
-    pub fdb_size: u32,
-    /// Forward reserved addresses on every port (01, PAUSE, excepted).
-    pub transparent: bool,
-}
+    /// What of one frame that came in by `ingress` becomes.
+    ///
+    /// The order of decisions: port known and up, frame well-formed, VLAN
+    /// admitted, source valid, source bound (on a locked port), **learn**,
+    /// reserved destination, look-up, unicast or flood, then minus the ingress,
+    /// minus the isolated, minus what is down.
+    pub fn forward(&mut self, now: Time, ingress: PortId, frame: &Frame<'_>) -> Verdict {
+        let read = self.read(ingress, frame);
+        self.decide(now, ingress, frame.len(), &read)
+    }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { ageing: Duration::from_secs(300), fdb_size: 8192, transparent: false }
+    /// Clears `verdicts`, and judges `frames` as that many calls of
+    /// [`forward`](Self::forward) would, one verdict each.
+    ///
+    /// Two passes: the first reads the headers and loads the lines of the FDB
+    /// that the second will want, all of them at once instead of one after the
+    /// other; the second learns and looks up in order of arrival, so that each
+    /// frame teaches the next.
+    ///
+    /// # Panics
+    /// If there are more than [`BURST`] frames.
+    pub fn forward_burst(
+        &mut self,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
+        verdicts.clear();
+        let mut reads: ArrayVec<Read, BURST> = ArrayVec::new();
+        for frame in frames {
+            let read = self.read(ingress, frame);
+            if let Ok(addresses) = &read {
+                self.fdb.touch(addresses.src_key);
+                self.fdb.touch(addresses.dst_key);
+            }
+            reads.push(read);
+        }
+        for (frame, read) in frames.iter().zip(&reads) {
+            verdicts.push(self.decide(now, ingress, frame.len(), read));
+        }
+    }
+
+    /// The steps that no earlier frame can change.
+    #[inline]
+    fn read(&self, ingress: PortId, frame: &Frame<'_>) -> Read {
+        if !self.ports.is_up(ingress) {
+            return Err(DropReason::PortDown);
+        }
+        if let Some(reason) = frame.fault() {
+            return Err(reason);
+        }
+        let EtherHeader { dst, src, tag, .. } = EtherHeader::parse(frame.head())?;
+        let vid = vlan::admit(tag)?;
+        if !src.is_valid_source() {
+            return Err(DropReason::BadSource);
+        }
+        let (src_key, dst_key) = (self.fdb.key(vid, src), self.fdb.key(vid, dst));
+        Ok(Addresses { vid, src, dst, src_key, dst_key })
+    }
+
+    /// Judges and counts.
+    #[inline]
+    fn decide(&mut self, now: Time, ingress: PortId, len: u32, read: &Read) -> Verdict {
+        let verdict = match read {
+            Ok(addresses) => self.judge(now, ingress, addresses),
+            Err(reason) => Verdict::Drop(*reason),
+        };
+        let counters = self.counters.port_mut(ingress);
+        counters.rx += 1;
+        counters.rx_bytes += u64::from(len);
+        match verdict {
+            Verdict::Forward { .. } => counters.forwarded += 1,
+            Verdict::Drop(reason) => counters.drops[reason.index()] += 1,
+        }
+        verdict
+    }
+
+    #[inline]
+    fn judge(&mut self, now: Time, ingress: PortId, addresses: &Addresses) -> Verdict {
+        let Addresses { vid, src, dst, src_key, dst_key } = *addresses;
+        let settings = *self.ports.settings(ingress);
+        if settings.locked && self.fdb.look_up(src_key, now.as_millis()) != Some(ingress) {
+            self.count_spoofed(ingress, src_key);
+            return Verdict::Drop(DropReason::Locked);
+        }
+        self.learn(now, ingress, &settings, addresses);
+        if dst.is_group() {
+            if let Some(last) = dst.reserved() {
+                let is_open = settings.transparent || self.settings.transparent;
+                if !is_open || last == RESERVED_PAUSE {
+                    self.counters.port_mut(ingress).reserved[usize::from(last)] += 1;
+                    return Verdict::Drop(DropReason::Reserved);
+                }
+            }
+            let kind = if dst.is_broadcast() { Flood::Broadcast } else { Flood::Multicast };
+            return self.flood(kind, ingress, vid);
+        }
+        if dst == src {
+            return Verdict::Drop(DropReason::Filtered);
+        }
+        match self.fdb.look_up(dst_key, now.as_millis()) {
+            Some(egress) => self.unicast(ingress, egress, vid),
+            None => self.flood(Flood::Unicast, ingress, vid),
+        }
+    }
+
+    #[inline]
+    fn learn(&mut self, now: Time, ingress: PortId, settings: &PortSettings, addresses: &Addresses) {
+        let Addresses { vid, src, src_key, .. } = *addresses;
+        if !settings.learning || self.fdb.is_hub() {
+            return self.count_spoofed(ingress, src_key);
+        }
+        let limit = settings.max_macs.unwrap_or(u32::MAX);
+        let learned = self.fdb.learn(src_key, ingress, limit, now.as_millis());
+        if learned == Learned::Known {
+            return;
+        }
+        let counters = self.counters.port_mut(ingress);
+        match learned {
+            Learned::Known => {}
+            Learned::New => counters.learned += 1,
+            Learned::Moved(from) => {
+                counters.moved += 1;
+                self.moves.record(now, vid, src, from, ingress);
+            }
+            Learned::Refused => counters.not_learned += 1,
+            Learned::Foreign => counters.spoofed += 1,
+        }
+    }
+
+    /// Counts a source that the operator bound to another port.
+    fn count_spoofed(&mut self, ingress: PortId, src: Key) {
+        if self.fdb.fixed_on(src).is_some_and(|port| port != ingress) {
+            self.counters.port_mut(ingress).spoofed += 1;
+        }
+    }
+
+    #[inline]
+    fn unicast(&mut self, ingress: PortId, egress: PortId, vid: VlanId) -> Verdict {
+        if egress == ingress {
+            return Verdict::Drop(DropReason::Filtered);
+        }
+        if !self.ports.may_pass(ingress, egress) {
+            return Verdict::Drop(DropReason::NoEgress);
+        }
+        self.counters.port_mut(egress).copies += 1;
+        Verdict::Forward { to: PortSet::one(egress), copies: 1, vid }
+    }
+
+    fn flood(&mut self, kind: Flood, ingress: PortId, vid: VlanId) -> Verdict {
+        let to = self.ports.flood(kind, ingress);
+        let mut copies = 0;
+        for egress in to.iter() {
+            self.counters.port_mut(egress).copies += 1;
+            copies += 1;
+        }
+        if copies == 0 {
+            return Verdict::Drop(DropReason::NoEgress);
+        }
+        Verdict::Forward { to, copies, vid }
     }
 }

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::frame::Frame;
 
 /// The most frames of one burst.
-pub const BURST_FRAMES: usize = 64;
+pub const BURST_FRAMES: usize = crate::bridge::BURST;
 
 /// The most bytes that one burst should bring; a burst ends at the first frame
 /// that reaches it.

@@ -1,0 +1,170 @@
+//! Everything about a [`Bridge`] that is not a frame: ports, settings, the
+//! operator's view of the FDB, and the sweep.
+
+use std::time::Duration;
+
+use super::{
+    Bridge, Counters, EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Move, PortId, PortSet,
+    PortSettings, Settings, Spread, Time,
+};
+use crate::frame::{MacAddr, VlanId};
+
+/// Ports and settings.
+impl Bridge {
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Changes the settings while frames flow. Ageing zero takes all learned
+    /// entries out; a smaller table drops the oldest of the fullest port, one
+    /// after the other.
+    ///
+    /// # Errors
+    /// `TooSmall`, and nothing is changed, if the static entries do not fit.
+    pub fn configure(&mut self, now: Time, settings: Settings) -> Result<(), FdbError> {
+        if settings.fdb_size != self.settings.fdb_size {
+            self.fdb.resize(settings.fdb_size, now.as_millis())?;
+            self.fdb.share_among(self.ports.known().len());
+        }
+        self.fdb.set_ageing(settings.ageing);
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// The ports that were added and not removed.
+    pub fn ports(&self) -> PortSet {
+        self.ports.known()
+    }
+
+    /// The settings of `port`.
+    pub fn port(&self, port: PortId) -> &PortSettings {
+        self.ports.settings(port)
+    }
+
+    /// Adds a port, its link down. One that is there is removed first.
+    pub fn add_port(&mut self, port: PortId, settings: PortSettings) {
+        self.remove_port(port);
+        self.ports.add(port, settings);
+        self.fdb.share_among(self.ports.known().len());
+    }
+
+    /// Removes a port with all its entries, static ones too; its counters are
+    /// added to the retired ones, and its number is free.
+    pub fn remove_port(&mut self, port: PortId) {
+        self.ports.remove(port);
+        self.fdb.flush(&FlushScope { port: Some(port), kinds: FlushKinds::All, ..FlushScope::default() });
+        self.fdb.share_among(self.ports.known().len());
+        self.moves.forget(port);
+        self.counters.retire(port);
+    }
+
+    /// Changes a port's settings while frames flow; unknown ports are ignored.
+    /// A lower `max_macs` drops the port's oldest learned entries.
+    pub fn set_port(&mut self, port: PortId, settings: PortSettings) {
+        if self.ports.known().contains(port) {
+            self.ports.set(port, settings);
+            self.fdb.trim(port, settings.max_macs.unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Says whether a port's link is up; unknown ports are ignored. When it
+    /// goes down its learned entries go at once.
+    pub fn set_link(&mut self, port: PortId, up: bool) {
+        self.ports.set_up(port, up);
+        if !up {
+            self.fdb.flush(&FlushScope { port: Some(port), ..FlushScope::default() });
+        }
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The counters, for the engine to count what was sent and refused.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// Addresses that have moved between ports, in no particular order.
+    pub fn moves(&self) -> &[Move] {
+        self.moves.seen()
+    }
+}
+
+/// The FDB.
+impl Bridge {
+    /// Sets a static or sticky entry, over a learned or older one (a learned
+    /// one gives its place in the port's `max_macs` back). In a full table it
+    /// replaces the oldest learned entry of the fullest port.
+    ///
+    /// # Errors
+    /// A bad address or kind, an unknown port, or no place left.
+    pub fn fdb_add(
+        &mut self,
+        now: Time,
+        vid: VlanId,
+        mac: MacAddr,
+        port: PortId,
+        kind: EntryKind,
+    ) -> Result<(), FdbError> {
+        if !mac.is_valid_source() {
+            return Err(FdbError::BadMac(mac));
+        }
+        if !self.ports.known().contains(port) {
+            return Err(FdbError::UnknownPort(port));
+        }
+        if kind == EntryKind::Dynamic {
+            return Err(FdbError::NotStatic);
+        }
+        self.fdb.set_fixed(self.fdb.key(vid, mac), kind, port, now.as_millis())
+    }
+
+    /// Deletes an entry of any kind.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn fdb_del(&mut self, vid: VlanId, mac: MacAddr) -> Result<(), FdbError> {
+        if self.fdb.delete(self.fdb.key(vid, mac)) { Ok(()) } else { Err(FdbError::NotFound { vid, mac }) }
+    }
+
+    /// Deletes the entries in `scope` and returns their number.
+    pub fn fdb_flush(&mut self, scope: &FlushScope) -> usize {
+        self.fdb.flush(scope)
+    }
+
+    /// Entries that have not aged out: ports ascending, static ones first,
+    /// then from old to young.
+    pub fn fdb_entries(&self, now: Time) -> impl Iterator<Item = FdbEntry> {
+        self.fdb.entries(now.as_millis())
+    }
+
+    /// Number of entries, those included that have aged out since the last sweep.
+    pub fn fdb_len(&self) -> u32 {
+        self.fdb.len()
+    }
+
+    /// The most entries there can be.
+    pub fn fdb_capacity(&self) -> u32 {
+        self.fdb.capacity()
+    }
+
+    /// Number of learned entries of `port`, counted as by [`fdb_len`](Self::fdb_len).
+    pub fn fdb_dynamic_len(&self, port: PortId) -> u32 {
+        self.fdb.dynamic_len(port)
+    }
+
+    /// How evenly the hash spreads the entries. Reads the whole table.
+    pub fn fdb_spread(&self) -> Spread {
+        self.fdb.spread()
+    }
+
+    /// Takes out entries that have aged, a bounded number. Returns when to
+    /// call again: `now` if there are more, `None` if nothing is left to age.
+    /// Once a second is enough; a look-up never sees an aged entry.
+    pub fn sweep(&mut self, now: Time) -> Option<Time> {
+        let wait = self.fdb.sweep(now.as_millis())?;
+        Some(now.after(Duration::from_millis(wait)))
+    }
+}

@@ -1,0 +1,375 @@
+//! The filtering database (IEEE 802.1Q clause 8.8): which port a station is on.
+//!
+//! Entries are keyed by (VLAN, MAC) and bounded in number; memory is asked for
+//! once. Three rules, in this order of reading:
+//!
+//! - *Age is compared at look-up*: an entry not refreshed for the ageing time is
+//!   gone, whether or not the sweep has taken it out yet.
+//! - *The order of ages* of each port's dynamic entries is the order in which
+//!   they were first refreshed in the latest tick (1,024 ms) that refreshed
+//!   them. It is exact to a tick, and costs a refresh nothing but the first
+//!   time in each tick. The oldest entry of a port is the first of its list.
+//! - *A full table is shared fairly*: a newcomer on a port that has less than
+//!   capacity / ports entries replaces the oldest entry of the fullest port; on
+//!   any other port it replaces an entry of that port which has aged out, or is
+//!   not learned. So no flood of sources can push out a quiet port's stations.
+//!
+//! Deliberately absent: counting and port flags (the bridge's), timers.
+
+mod entry;
+mod index;
+mod order;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Spread};
+pub(super) use index::Key;
+
+use index::{Index, Slot, address};
+use order::{Class, Order};
+use std::fmt;
+use std::time::Duration;
+
+use super::PortId;
+use crate::frame::{MacAddr, VlanId};
+
+/// The largest table, in entries.
+pub const FDB_SIZE_MAX: u32 = (1 << 20) - 1;
+
+/// The longest ageing time (802.1Q table 8-6). It also keeps ages far below
+/// the period of the stamps.
+pub const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
+
+/// Entries that one call of the sweep takes out at most; 1,024 removals took
+/// under 100 µs with a million entries.
+const SWEEP_MAX: usize = 1024;
+
+/// A tick is 2^10 ms.
+const TICK_SHIFT: u32 = 10;
+
+/// What learning a source came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Learned {
+    /// It was known on this port.
+    Known,
+    /// A new entry.
+    New,
+    /// It was on another port until now.
+    Moved(PortId),
+    /// The port's or the table's limit forbids it.
+    Refused,
+    /// The operator set it on another port.
+    Foreign,
+}
+
+pub(super) struct Fdb {
+    index: Index,
+    order: Order,
+    capacity: u32,
+    len: u32,
+    fixed: u32,
+    ageing_ms: u64,
+    /// A port with fewer dynamic entries may replace others' in a full table.
+    share: u32,
+}
+
+impl fmt::Debug for Fdb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fdb")
+            .field("capacity", &self.capacity)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fdb {
+    /// An empty table of `capacity` places, 1 … [`FDB_SIZE_MAX`].
+    pub fn new(capacity: u32, ageing: Duration, secret: [u64; 2]) -> Fdb {
+        let capacity = capacity.clamp(1, FDB_SIZE_MAX);
+        let mut fdb = Fdb {
+            index: Index::new(capacity, secret),
+            order: Order::new(capacity),
+            capacity,
+            len: 0,
+            fixed: 0,
+            ageing_ms: 0,
+            share: capacity,
+        };
+        fdb.set_ageing(ageing);
+        fdb
+    }
+
+    #[inline]
+    pub fn key(&self, vid: VlanId, mac: MacAddr) -> Key {
+        self.index.key(vid, mac)
+    }
+
+    /// Brings what a search for `key` will read nearer to the processor.
+    #[inline]
+    pub fn touch(&self, key: Key) {
+        self.index.touch(key);
+    }
+
+    /// The port that `key` is on, unless it has aged out.
+    #[inline]
+    pub fn look_up(&self, key: Key, now: u64) -> Option<PortId> {
+        let slot = self.index.slot(self.index.find(key)?);
+        if self.is_live(slot, now) { Some(slot.port()) } else { None }
+    }
+
+    /// The port to which the operator bound `key`.
+    pub fn fixed_on(&self, key: Key) -> Option<PortId> {
+        let slot = self.index.slot(self.index.find(key)?);
+        if slot.is_dynamic() { None } else { Some(slot.port()) }
+    }
+
+    /// Learns that `key` was seen on `port`, which may have at most `limit`
+    /// dynamic entries.
+    #[inline]
+    pub fn learn(&mut self, key: Key, port: PortId, limit: u32, now: u64) -> Learned {
+        let Some(at) = self.index.find(key) else {
+            return self.learn_new(key, port, limit, now);
+        };
+        let slot = self.index.slot_mut(at);
+        let age = slot.age_ms(now);
+        if slot.port() != port || !slot.is_dynamic() || age >= self.ageing_ms {
+            return self.learn_again(key, at, port, limit, now);
+        }
+        if age != 0 {
+            slot.refresh(now);
+            let then = now.saturating_sub(age);
+            if then >> TICK_SHIFT != now >> TICK_SHIFT {
+                let node = slot.node();
+                self.order.relink((Class::Dynamic, port), (Class::Dynamic, port), node);
+            }
+        }
+        Learned::Known
+    }
+
+    /// Everything but the refresh of an entry where it is.
+    #[cold]
+    fn learn_again(&mut self, key: Key, at: usize, port: PortId, limit: u32, now: u64) -> Learned {
+        let slot = *self.index.slot(at);
+        let from = slot.port();
+        if !slot.is_dynamic() {
+            return if from == port { Learned::Known } else { Learned::Foreign };
+        }
+        if slot.age_ms(now) >= self.ageing_ms {
+            self.remove(at);
+            return self.learn_new(key, port, limit, now);
+        }
+        if self.order.len(port) >= limit && !self.reclaim(port, now) {
+            return Learned::Refused;
+        }
+        // Reclaiming may have shifted the entry.
+        let Some(at) = self.index.find(key) else { return Learned::Refused };
+        self.order.relink((Class::Dynamic, from), (Class::Dynamic, port), slot.node());
+        *self.index.slot_mut(at) = Slot::new(key, EntryKind::Dynamic, port, slot.node(), now);
+        Learned::Moved(from)
+    }
+
+    #[cold]
+    fn learn_new(&mut self, key: Key, port: PortId, limit: u32, now: u64) -> Learned {
+        if self.order.len(port) >= limit && !self.reclaim(port, now) {
+            return Learned::Refused;
+        }
+        if self.len >= self.capacity {
+            let has_place =
+                if self.order.len(port) < self.share { self.evict() } else { self.reclaim(port, now) };
+            if !has_place {
+                return Learned::Refused;
+            }
+        }
+        self.insert(key, EntryKind::Dynamic, port, now);
+        Learned::New
+    }
+
+    /// Sets an entry that neither ages nor moves, over any entry of that key.
+    pub fn set_fixed(&mut self, key: Key, kind: EntryKind, port: PortId, now: u64) -> Result<(), FdbError> {
+        match self.index.find(key) {
+            Some(at) => self.remove(at),
+            None if self.len >= self.capacity && !self.evict() => return Err(FdbError::Full(self.capacity)),
+            None => {}
+        }
+        self.insert(key, kind, port, now);
+        Ok(())
+    }
+
+    /// Takes out the entry of `key`, whatever its kind.
+    pub fn delete(&mut self, key: Key) -> bool {
+        let found = self.index.find(key);
+        if let Some(at) = found {
+            self.remove(at);
+        }
+        found.is_some()
+    }
+
+    /// Takes out every entry in `scope`; returns how many.
+    pub fn flush(&mut self, scope: &FlushScope) -> usize {
+        let mut words = Vec::new();
+        for port in scope.port.map_or(super::PortSet::ALL, super::PortSet::one).iter() {
+            words.extend(self.order.iter(Class::Dynamic, port));
+            if scope.kinds == FlushKinds::All {
+                words.extend(self.order.iter(Class::Fixed, port));
+            }
+        }
+        words.retain(|word| {
+            let (vid, mac) = address(*word);
+            scope.vid.is_none_or(|only| only == vid) && scope.mac.is_none_or(|only| only == mac)
+        });
+        for word in &words {
+            self.delete(self.index.key_of(*word));
+        }
+        words.len()
+    }
+
+    /// Takes the oldest dynamic entries out until `port` has at most `limit`.
+    pub fn trim(&mut self, port: PortId, limit: u32) {
+        while self.order.len(port) > limit && self.remove_oldest(port) {}
+    }
+
+    /// Takes out entries that have aged, at most [`SWEEP_MAX`]. Returns how
+    /// many milliseconds from `now` the next will have, if there is one.
+    pub fn sweep(&mut self, now: u64) -> Option<u64> {
+        let mut left = SWEEP_MAX;
+        let mut next: Option<u64> = None;
+        for port in super::PortSet::ALL.iter() {
+            while let Some(word) = self.order.first(Class::Dynamic, port) {
+                let key = self.index.key_of(word);
+                let Some(at) = self.index.find(key) else { break };
+                let wait = self.ageing_ms.saturating_sub(self.index.slot(at).age_ms(now));
+                if wait > 0 || left == 0 {
+                    next = Some(next.map_or(wait, |next| next.min(wait)));
+                    break;
+                }
+                self.remove(at);
+                left -= 1;
+            }
+        }
+        next
+    }
+
+    /// All entries that have not aged out: ports ascending, static ones first,
+    /// then from old to young.
+    pub fn entries(&self, now: u64) -> impl Iterator<Item = FdbEntry> {
+        super::PortSet::ALL
+            .iter()
+            .flat_map(|port| self.order.iter(Class::Fixed, port).chain(self.order.iter(Class::Dynamic, port)))
+            .filter_map(move |word| {
+                let slot = self.index.slot(self.index.find(self.index.key_of(word))?);
+                let (vid, mac) = address(word);
+                let age = Duration::from_millis(slot.age_ms(now));
+                let entry = FdbEntry { vid, mac, port: slot.port(), kind: slot.kind(), age };
+                self.is_live(slot, now).then_some(entry)
+            })
+    }
+
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub fn dynamic_len(&self, port: PortId) -> u32 {
+        self.order.len(port)
+    }
+
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    pub fn spread(&self) -> Spread {
+        self.index.spread()
+    }
+
+    /// Says how many ports share the table.
+    pub fn share_among(&mut self, ports: u32) {
+        self.share = (self.capacity / ports.max(1)).max(1);
+    }
+
+    /// Sets the ageing time, at most [`AGEING_MAX`]; zero takes all dynamic
+    /// entries out.
+    pub fn set_ageing(&mut self, ageing: Duration) {
+        self.ageing_ms = u64::try_from(ageing.min(AGEING_MAX).as_millis()).unwrap_or(u64::MAX);
+        if self.ageing_ms == 0 {
+            self.flush(&FlushScope::default());
+        }
+    }
+
+    /// Whether nothing is learned: the switch is a hub.
+    pub fn is_hub(&self) -> bool {
+        self.ageing_ms == 0
+    }
+
+    /// The same entries in a table of another size; what does not fit is the
+    /// oldest of the fullest port, one after the other.
+    pub fn resize(&mut self, capacity: u32, now: u64) -> Result<(), FdbError> {
+        let capacity = capacity.clamp(1, FDB_SIZE_MAX);
+        if self.fixed > capacity {
+            return Err(FdbError::TooSmall { size: capacity, fixed: self.fixed });
+        }
+        while self.len > capacity && self.evict() {}
+        let mut new = Fdb::new(capacity, Duration::from_millis(self.ageing_ms), self.index.secret());
+        for port in super::PortSet::ALL.iter() {
+            for class in [Class::Fixed, Class::Dynamic] {
+                for word in self.order.iter(class, port) {
+                    let key = self.index.key_of(word);
+                    let Some(at) = self.index.find(key) else { continue };
+                    let slot = self.index.slot(at);
+                    let then = now.wrapping_sub(slot.age_ms(now));
+                    new.insert(new.index.key_of(word), slot.kind(), port, then);
+                }
+            }
+        }
+        *self = new;
+        Ok(())
+    }
+
+    #[inline]
+    fn is_live(&self, slot: &Slot, now: u64) -> bool {
+        slot.age_ms(now) < self.ageing_ms || !slot.is_dynamic()
+    }
+
+    fn insert(&mut self, key: Key, kind: EntryKind, port: PortId, now: u64) {
+        let node = self.order.push(class(kind), port, key.word);
+        self.index.insert(key, Slot::new(key, kind, port, node, now));
+        self.len += 1;
+        self.fixed += u32::from(class(kind) == Class::Fixed);
+    }
+
+    fn remove(&mut self, at: usize) {
+        let slot = *self.index.slot(at);
+        let class = class(slot.kind());
+        self.index.remove(at);
+        self.order.remove(class, slot.port(), slot.node());
+        self.len -= 1;
+        self.fixed -= u32::from(class == Class::Fixed);
+    }
+
+    /// Takes out the oldest dynamic entry of the fullest port.
+    fn evict(&mut self) -> bool {
+        self.remove_oldest(self.order.fullest())
+    }
+
+    /// Takes out the oldest dynamic entry of `port` if it has aged out.
+    fn reclaim(&mut self, port: PortId, now: u64) -> bool {
+        let Some(word) = self.order.first(Class::Dynamic, port) else { return false };
+        match self.index.find(self.index.key_of(word)) {
+            Some(at) if !self.is_live(self.index.slot(at), now) => {
+                self.remove(at);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn remove_oldest(&mut self, port: PortId) -> bool {
+        let Some(word) = self.order.first(Class::Dynamic, port) else { return false };
+        self.delete(self.index.key_of(word))
+    }
+}
+
+fn class(kind: EntryKind) -> Class {
+    match kind {
+        EntryKind::Dynamic => Class::Dynamic,
+        EntryKind::Static | EntryKind::Sticky => Class::Fixed,
+    }
+}
