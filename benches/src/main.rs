@@ -1,2 +1,71 @@
-//! vbench.
-fn main() {}
+//! `vbench`: the whole switch beside its peers, on the same work.
+//!
+//! Read in this order: [`subject`] (what is compared), [`wiring`] (the
+//! topologies), [`measure`] (one figure each), [`schedule`] (who runs when),
+//! [`record`] (what is kept), [`markdown`] (what is shown).
+//!
+//! Deliberately absent: a figure for what is not installed, and a figure
+//! without the spread of its rounds. The hot path alone is measured by the
+//! criterion benches in `hot/`.
+
+mod child;
+mod cli;
+mod host;
+mod interrupt;
+mod markdown;
+mod measure;
+mod progress;
+mod record;
+mod schedule;
+mod stats;
+mod subject;
+mod wiring;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use crate::record::Report;
+
+fn main() -> ExitCode {
+    match run(&cli::Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` is the whole chain on one line, without a backtrace.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &cli::Args) -> Result<()> {
+    if let Some(cli::Command::Report { file }) = &args.command {
+        return show(&read(file)?);
+    }
+    interrupt::watch()?;
+    let report = schedule::run(&args.plan())?;
+    if let Some(file) = &args.json {
+        write(file, &report)?;
+    }
+    show(&report)
+}
+
+fn read(file: &Path) -> Result<Report> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no vbench record", file.display()))
+}
+
+fn write(file: &Path, report: &Report) -> Result<()> {
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let text = serde_json::to_string(report)? + "\n";
+    std::fs::write(file, text).with_context(|| file.display().to_string())
+}
+
+fn show(report: &Report) -> Result<()> {
+    std::io::stdout().write_all(markdown::render(report).as_bytes()).context("standard output")
+}

@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod flow;
+mod link;
 pub mod netns;
 pub mod process;
 pub mod skip;

@@ -91,6 +91,14 @@ impl Flow {
         self
     }
 
+    /// The same flow in the other direction.
+    #[must_use]
+    pub fn reversed(mut self) -> Flow {
+        let (destination, source) = self.template[..12].split_at_mut(6);
+        destination.swap_with_slice(source);
+        self
+    }
+
     /// The frames' virtio-net header.
     pub fn vnet_header(&self) -> &[u8; VNET_LEN] {
         &self.vnet

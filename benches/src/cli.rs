@@ -1,0 +1,73 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::schedule::Plan;
+use crate::subject::Subject;
+use crate::wiring::Rig;
+
+/// Measures vswitch beside the kernel bridge, Open vSwitch (userspace) and VDE.
+///
+/// Needs root, iperf3, ping and ethtool. Everything happens in network
+/// namespaces of its own, which are removed at the end, also after Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// Fewer rounds and shorter runs: a look, not a measurement.
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// 1: namespaces over veth. 2: TAPs the switch owns. 3: TAP to TAP, held
+    /// as QEMU holds them.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    pub(crate) rig: Vec<Rig>,
+
+    /// Rounds of each rig; in each, everyone runs twice (A B C C B A).
+    #[arg(long)]
+    pub(crate) rounds: Option<u32>,
+
+    /// Peers to compare with; those not installed are named and left out.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "bridge,ovs,vde")]
+    pub(crate) peers: Vec<Subject>,
+
+    /// Leaves vswitch out: checks the rigs with the peers alone.
+    #[arg(long)]
+    pub(crate) peers_only: bool,
+
+    /// Only cases whose name holds this text, as `TCP` or `60 B`.
+    #[arg(long)]
+    pub(crate) only: Option<String>,
+
+    /// Keeps every single figure in this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prints the tables of a kept record.
+    Report {
+        /// What `--json` wrote.
+        file: PathBuf,
+    },
+}
+
+impl Args {
+    /// What to do.
+    pub(crate) fn plan(&self) -> Plan {
+        let mut subjects: Vec<Subject> = if self.peers_only { vec![] } else { vec![Subject::Vswitch] };
+        subjects.extend(self.peers.iter().filter(|peer| **peer != Subject::Vswitch));
+        Plan {
+            quick: self.quick,
+            rigs: self.rig.clone(),
+            rounds: self.rounds.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
+            subjects,
+            only: self.only.clone().unwrap_or_default(),
+        }
+    }
+}

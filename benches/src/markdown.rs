@@ -1,0 +1,192 @@
+//! A record as Markdown: the header, a table for each rig, and who is missing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::record::{Report, Sample, Unit};
+use crate::stats::{Spread, mean, spread};
+use crate::subject::Subject;
+use crate::wiring::Rig;
+
+/// Renders everything that a reader needs to judge the figures.
+pub(crate) fn render(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail, here and below.
+    let _ = header(&mut out, report);
+    for number in 1..=3 {
+        let samples: Vec<&Sample> = report.samples.iter().filter(|s| s.rig == number).collect();
+        if let Some(rig) = Rig::from_number(number)
+            && !samples.is_empty()
+        {
+            let _ = table(&mut out, rig, &samples, report);
+        }
+    }
+    out
+}
+
+fn header(out: &mut String, report: &Report) -> std::fmt::Result {
+    let h = &report.header;
+    let versions: Vec<String> = h.versions.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+    writeln!(out, "Measured {} at commit {} by `{}`: {} rounds.", h.date, h.commit, h.command, h.rounds)?;
+    writeln!(out, "{}, {} cores, Linux {}, MTU {}.", h.cpu, h.cores, h.kernel, h.mtu)?;
+    writeln!(out, "{}.", versions.join("; "))?;
+    if h.quick {
+        writeln!(out, "A quick look: too few and too short runs to quote.")?;
+    }
+    Ok(())
+}
+
+fn table(out: &mut String, rig: Rig, samples: &[&Sample], report: &Report) -> std::fmt::Result {
+    let mut subjects: Vec<Subject> = samples.iter().map(|s| s.subject).collect();
+    subjects.sort_unstable();
+    subjects.dedup();
+    let Some((first, peers)) = subjects.split_first() else { return Ok(()) };
+    writeln!(out, "\n### {}\n", rig.title())?;
+    write!(out, "| work |")?;
+    for subject in &subjects {
+        write!(out, " {} |", subject.name())?;
+    }
+    for peer in peers {
+        write!(out, " {} / {} |", first.name(), peer.name())?;
+    }
+    writeln!(out, " noise | CPU |")?;
+    writeln!(out, "|---|{}", "---|".repeat(subjects.len() + peers.len() + 2))?;
+    for (case, rows) in by_case(samples) {
+        row(out, case, &rows, &subjects, report)?;
+    }
+    for absent in report.absent.iter().filter(|a| a.rig == rig.number()) {
+        writeln!(out, "\n{}: {}.", absent.subject.name(), absent.why)?;
+    }
+    Ok(())
+}
+
+/// Samples of each case, in the order in which cases first appeared.
+fn by_case<'a>(samples: &[&'a Sample]) -> Vec<(&'a str, Vec<&'a Sample>)> {
+    let mut cases: Vec<(&str, Vec<&Sample>)> = Vec::new();
+    for sample in samples {
+        let case = sample.figure.case.as_str();
+        match cases.iter_mut().find(|(name, _)| *name == case) {
+            Some((_, rows)) => rows.push(sample),
+            None => cases.push((case, vec![sample])),
+        }
+    }
+    cases
+}
+
+fn row(
+    out: &mut String,
+    case: &str,
+    rows: &[&Sample],
+    subjects: &[Subject],
+    report: &Report,
+) -> std::fmt::Result {
+    let unit = rows[0].figure.unit;
+    let of = |subject: Subject| rows.iter().filter(move |s| s.subject == subject).copied();
+    let best = rows.iter().map(|s| s.figure.value).fold(0.0, f64::max);
+    let limited = report.generator.get(case).is_some_and(|alone| *alone < 2.0 * best);
+    let mark = if limited { " (generator-limited)" } else { "" };
+    write!(out, "| {case}, {}{mark} |", unit.name())?;
+    for subject in subjects {
+        match spread(of(*subject).map(|s| s.figure.value).collect()) {
+            Some(s) => write!(out, " {} |", digits(s.median))?,
+            None => write!(out, " – |")?,
+        }
+    }
+    for peer in &subjects[1..] {
+        match ratio(rows, subjects[0], *peer) {
+            Some(s) => write!(out, " **{:.2}** ({:.2}–{:.2}) |", s.median, s.min, s.max)?,
+            None => write!(out, " – |")?,
+        }
+    }
+    match noise(rows) {
+        Some(s) => write!(out, " {:.2}–{:.2} |", s.min, s.max)?,
+        None => write!(out, " – |")?,
+    }
+    writeln!(out, " {} |", cpu(rows, subjects, unit))
+}
+
+/// Ratio of two subjects in each round, each the mean of its two slots.
+fn ratio(rows: &[&Sample], ours: Subject, peer: Subject) -> Option<Spread> {
+    let (ours, peer) = (rounds(rows, ours), rounds(rows, peer));
+    spread(ours.iter().filter_map(|(round, value)| Some(mean(value)? / mean(peer.get(round)?)?)).collect())
+}
+
+/// The same subject against itself: its second slot of a round by its first.
+fn noise(rows: &[&Sample]) -> Option<Spread> {
+    let mut ratios = Vec::new();
+    for subject in [Subject::Vswitch, Subject::Bridge, Subject::Ovs, Subject::Vde] {
+        ratios.extend(rounds(rows, subject).values().filter_map(|v| Some(v.get(1)? / v.first()?)));
+    }
+    spread(ratios)
+}
+
+fn rounds(rows: &[&Sample], subject: Subject) -> BTreeMap<u32, Vec<f64>> {
+    let mut rounds: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for sample in rows.iter().filter(|s| s.subject == subject) {
+        rounds.entry(sample.round).or_default().push(sample.figure.value);
+    }
+    rounds
+}
+
+/// Median CPU time of each subject, in the order of the columns.
+fn cpu(rows: &[&Sample], subjects: &[Subject], unit: Unit) -> String {
+    let Some(name) = unit.cpu_name() else { return "–".into() };
+    let of = |subject: Subject| {
+        let values = rows.iter().filter(|s| s.subject == subject).filter_map(|s| s.figure.cpu_ns).collect();
+        spread(values).map_or_else(|| "–".into(), |s| digits(s.median))
+    };
+    let values: Vec<String> = subjects.iter().map(|subject| of(*subject)).collect();
+    format!("{} {name}", values.join(" : "))
+}
+
+/// Three digits.
+fn digits(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Absent, Figure, Header};
+
+    fn sample(subject: Subject, round: u32, slot: u8, value: f64) -> Sample {
+        let figure = Figure::new("TCP", Unit::GbitPerSecond, value);
+        Sample { rig: 1, subject, round, slot, figure }
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds_and_absence_is_said() {
+        let header = Header {
+            commit: "abc".into(),
+            date: String::new(),
+            cpu: String::new(),
+            cores: 2,
+            kernel: String::new(),
+            versions: BTreeMap::new(),
+            mtu: 1500,
+            rounds: 2,
+            quick: false,
+            command: "vbench".into(),
+        };
+        let samples = vec![
+            sample(Subject::Vswitch, 0, 0, 8.0),
+            sample(Subject::Bridge, 0, 0, 10.0),
+            sample(Subject::Bridge, 0, 1, 10.0),
+            sample(Subject::Vswitch, 0, 1, 8.0),
+            // The machine is half as fast in the second round.
+            sample(Subject::Vswitch, 1, 0, 4.0),
+            sample(Subject::Bridge, 1, 0, 5.0),
+        ];
+        let absent = vec![Absent { rig: 1, subject: Subject::Vde, why: "not installed".into() }];
+        let report = Report { header, samples, absent, generator: BTreeMap::from([("TCP".into(), 12.0)]) };
+        let text = render(&report);
+        assert!(text.contains("**0.80** (0.80–0.80) | 1.00–1.00 |"), "{text}");
+        assert!(text.contains("VDE: not installed.") && text.contains("generator-limited"), "{text}");
+        let kept: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!(render(&kept), text);
+    }
+}

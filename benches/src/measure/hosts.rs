@@ -1,0 +1,113 @@
+//! Figures between two hosts: iperf3 and ping.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use vswitch_tests::clock::wait_until;
+use vswitch_tests::netns::Netns;
+
+use super::{Effort, Meter};
+use crate::child::{Daemon, output};
+use crate::record::{Figure, Unit};
+use crate::stats::spread;
+use crate::wiring::{ADDRESS_2, Wiring};
+
+/// iperf3's own port, 5201, as /proc/net/tcp writes it.
+const PORT_HEX: &str = ":1451 ";
+
+pub(super) fn measure(
+    wiring: &Wiring,
+    hosts: &[Netns; 2],
+    meter: &Meter,
+    effort: Effort<'_>,
+) -> Result<Vec<Figure>> {
+    let state = if wiring.offloads { "offloads on" } else { "offloads off" };
+    let mut figures = Vec::new();
+    let mut server = hosts[1].command("iperf3");
+    server.arg("-s");
+    let mut server = Daemon::start(server)?;
+    wait_until("iperf3 to listen", Duration::from_secs(10), || is_listening(&hosts[1]))?;
+    for streams in [1, 4] {
+        let case = format!("TCP, {streams} stream{}, {state}", if streams == 1 { "" } else { "s" });
+        if effort.wants(&case) {
+            figures.push(tcp(&case, &hosts[0], streams, meter, effort)?);
+        }
+    }
+    for bytes in [64, 1400] {
+        let case = format!("UDP, {bytes} B, {state}");
+        // The offloads change nothing about single datagrams but a checksum.
+        if wiring.offloads && effort.wants(&case) {
+            figures.push(udp(&case, &hosts[0], bytes, meter, effort)?);
+        }
+    }
+    server.check()?;
+    let case = "ping round trip";
+    if wiring.offloads && effort.wants(case) {
+        figures.push(ping(case, &hosts[0], effort)?);
+    }
+    Ok(figures)
+}
+
+fn is_listening(host: &Netns) -> bool {
+    host.enter(|| {
+        ["tcp", "tcp6"].iter().any(|family| {
+            let table =
+                std::fs::read_to_string(format!("/proc/thread-self/net/{family}")).unwrap_or_default();
+            // State 0A is LISTEN.
+            table.lines().any(|line| line.contains(PORT_HEX) && line.contains(" 0A "))
+        })
+    })
+}
+
+fn iperf(host: &Netns, args: &[&str], effort: Effort<'_>) -> Result<Value> {
+    let mut command = host.command("iperf3");
+    let secs = effort.run.as_secs().max(1).to_string();
+    command.args(["-c", ADDRESS_2, "-J", "--connect-timeout", "5000", "-t", &secs]).args(args);
+    let text = output(command, effort.run * 2 + Duration::from_secs(15))?;
+    serde_json::from_str(&text).context("iperf3 -J")
+}
+
+fn number(value: &Value, path: &str) -> Result<f64> {
+    value.pointer(path).and_then(Value::as_f64).with_context(|| format!("iperf3 reported no {path}: {value}"))
+}
+
+fn tcp(case: &str, host: &Netns, streams: u32, meter: &Meter, effort: Effort<'_>) -> Result<Figure> {
+    let (report, cpu) = meter.time(|| iperf(host, &["-P", &streams.to_string()], effort))?;
+    let rate = number(&report, "/end/sum_received/bits_per_second")?;
+    let bytes = number(&report, "/end/sum_received/bytes")?;
+    let retransmits = number(&report, "/end/sum_sent/retransmits")?;
+    let mut figure = Figure::new(case, Unit::GbitPerSecond, rate / 1e9).with("retransmits", retransmits);
+    figure.cpu_ns = Some(cpu / (bytes / 1024.0));
+    Ok(figure)
+}
+
+fn udp(case: &str, host: &Netns, bytes: u32, meter: &Meter, effort: Effort<'_>) -> Result<Figure> {
+    let args = ["-u", "-b", "0", "-l", &bytes.to_string()];
+    let (report, cpu) = meter.time(|| iperf(host, &args, effort))?;
+    let sent = number(&report, "/end/sum/packets")?;
+    let lost = number(&report, "/end/sum/lost_packets")?;
+    let seconds = number(&report, "/end/sum/seconds")?;
+    let received = (sent - lost).max(0.0);
+    let mut figure = Figure::new(case, Unit::KiloframesPerSecond, received / seconds / 1e3)
+        .with("offered", sent / seconds / 1e3)
+        .with("lost_percent", 100.0 * lost / sent.max(1.0));
+    figure.cpu_ns = Some(cpu / received.max(1.0));
+    Ok(figure)
+}
+
+fn ping(case: &str, host: &Netns, effort: Effort<'_>) -> Result<Figure> {
+    let count = (effort.run.as_millis() / 5).clamp(50, 1000).to_string();
+    let mut command = host.command("ping");
+    command.args(["-n", "-i", "0.005", "-W", "1", "-c", &count, ADDRESS_2]);
+    let text = output(command, effort.run + Duration::from_secs(10))?;
+    let mut times: Vec<f64> = text
+        .lines()
+        .filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok())
+        .map(|ms: f64| ms * 1e3)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let p99 = times.get(times.len() * 99 / 100).copied().context("no ping was answered")?;
+    let median = spread(times).context("no ping was answered")?.median;
+    Ok(Figure::new(case, Unit::Microseconds, median).with("p99", p99))
+}

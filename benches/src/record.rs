@@ -1,0 +1,117 @@
+//! What a run keeps: who was measured where, and every single figure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::subject::Subject;
+
+/// One run of `vbench`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) header: Header,
+    pub(crate) samples: Vec<Sample>,
+    /// Subjects left out, and why.
+    pub(crate) absent: Vec<Absent>,
+    /// What the generator reaches with nobody behind it, by case.
+    pub(crate) generator: BTreeMap<String, f64>,
+}
+
+/// Where and with what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Header {
+    pub(crate) commit: String,
+    pub(crate) date: String,
+    pub(crate) cpu: String,
+    pub(crate) cores: u32,
+    pub(crate) kernel: String,
+    pub(crate) versions: BTreeMap<String, String>,
+    pub(crate) mtu: u32,
+    pub(crate) rounds: u32,
+    pub(crate) quick: bool,
+    pub(crate) command: String,
+}
+
+/// Why a subject has no figures in a rig.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Absent {
+    pub(crate) rig: u8,
+    pub(crate) subject: Subject,
+    pub(crate) why: String,
+}
+
+/// One figure of one subject in one slot of one round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    pub(crate) rig: u8,
+    pub(crate) subject: Subject,
+    pub(crate) round: u32,
+    /// 0 on the way out, 1 on the way back of A B C C B A.
+    pub(crate) slot: u8,
+    #[serde(flatten)]
+    pub(crate) figure: Figure,
+}
+
+/// A measured value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    /// What was measured, as `TCP, 1 stream, offloads on`.
+    pub(crate) case: String,
+    pub(crate) unit: Unit,
+    pub(crate) value: f64,
+    /// CPU time of the whole machine, less what it uses idle, in ns for each
+    /// frame (rates of frames) or KiB (rates of bytes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_ns: Option<f64>,
+    /// Further facts: loss, retransmissions, percentiles.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) extra: BTreeMap<String, f64>,
+}
+
+impl Figure {
+    pub(crate) fn new(case: impl Into<String>, unit: Unit, value: f64) -> Figure {
+        Figure { case: case.into(), unit, value, cpu_ns: None, extra: BTreeMap::new() }
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: f64) -> Figure {
+        self.extra.insert(name.to_owned(), value);
+        self
+    }
+}
+
+/// Units of figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Unit {
+    #[serde(rename = "Gbit/s")]
+    GbitPerSecond,
+    #[serde(rename = "kframes/s")]
+    KiloframesPerSecond,
+    #[serde(rename = "us")]
+    Microseconds,
+    #[serde(rename = "% of a core")]
+    PercentOfCore,
+    #[serde(rename = "MiB")]
+    Mebibytes,
+}
+
+impl Unit {
+    /// As shown behind a case.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Unit::GbitPerSecond => "Gbit/s",
+            Unit::KiloframesPerSecond => "kframes/s",
+            Unit::Microseconds => "µs",
+            Unit::PercentOfCore => "% of a core",
+            Unit::Mebibytes => "MiB",
+        }
+    }
+
+    /// What CPU time is counted for.
+    pub(crate) const fn cpu_name(self) -> Option<&'static str> {
+        match self {
+            Unit::GbitPerSecond => Some("ns/KiB"),
+            Unit::KiloframesPerSecond => Some("ns/frame"),
+            Unit::Microseconds | Unit::PercentOfCore | Unit::Mebibytes => None,
+        }
+    }
+}
