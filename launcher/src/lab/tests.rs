@@ -1,0 +1,196 @@
+//! Tables of lab files and what they mean.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use super::*;
+
+const MINIMAL: &str = r#"
+name = "ping"
+
+[networks.lan]
+subnet = "192.168.1.0/24"
+
+[defaults]
+base = "arch.qcow2"
+
+[guests.zero]
+nics = [{ network = "lan", address = "192.168.1.150" }]
+[guests.one]
+nics = [{ network = "lan", address = "192.168.1.151" }]
+"#;
+
+fn read(text: &str) -> Result<Lab, LabError> {
+    parse(text, Path::new("lab.toml"), Path::new("/labs/ping"))
+}
+
+fn guest(keys: &str) -> Result<Guest, LabError> {
+    let text = format!("[networks.lan]\nsubnet = \"10.0.0.0/24\"\n[networks.dmz]\n[guests.a]\n{keys}");
+    read(&text).map(|mut lab| lab.guests.remove(0))
+}
+
+#[test]
+fn the_minimal_lab() {
+    let lab = read(MINIMAL).unwrap();
+    assert_eq!(lab.name, "ping");
+    let names: Vec<_> = lab.guests.iter().map(|guest| guest.name.as_str()).collect();
+    assert_eq!(names, ["zero", "one"], "in the file's order");
+    let zero = &lab.guests[0];
+    assert_eq!(zero.boot, Boot::Base("/labs/ping/arch.qcow2".into(), None));
+    assert_eq!((zero.memory_mib, zero.cpus, zero.internet), (1024, 1, true));
+    assert_eq!(zero.nics[0].address, Address::Static(Ipv4Addr::new(192, 168, 1, 150)));
+    assert_eq!(zero.nics[0].mac.to_string(), "02:bb:79:c6:45:9b");
+}
+
+#[test]
+fn the_tutorials_example_is_a_lab() {
+    let text = include_str!("../../../docs/examples/tutorial/lab.toml");
+    let lab = read(text).unwrap();
+    assert_eq!(lab.guests.len(), 2);
+    assert!(lab.guests.iter().all(|guest| guest.internet && guest.nics.len() == 1));
+}
+
+#[test]
+fn a_guests_own_keys_win_over_the_defaults() {
+    let lab = read(
+        "[defaults]\nbase = \"b.qcow2\"\nmemory = \"2G\"\n[guests.a]\n[guests.b]\nmemory = \"512M\"\nkernel = \"k\"\n",
+    )
+    .unwrap();
+    assert_eq!(lab.guests[0].memory_mib, 2048);
+    assert_eq!(lab.guests[1].memory_mib, 512);
+    assert!(matches!(lab.guests[1].boot, Boot::Kernel { .. }), "kernel replaces the default base");
+    assert_eq!(lab.name, "ping", "the folder's name");
+}
+
+#[test]
+fn placeholders_of_the_command_line() {
+    let read = guest("kernel = \"k\"\ncmdline = \"ip={lan.address} id={name} m={lan.mac}\"\nnics = [{ network = \"lan\", address = \"10.0.0.7\", mac = \"02:00:00:00:00:07\" }]").unwrap();
+    let Boot::Kernel { cmdline, .. } = read.boot else { panic!("boots a kernel") };
+    assert_eq!(cmdline, "ip=10.0.0.7 id=a m=02:00:00:00:00:07");
+}
+
+#[test]
+fn automatic_addresses_are_chosen_once() {
+    let text = "[networks.lan]\nsubnet = \"10.0.0.0/30\"\n[defaults]\nkernel = \"k\"\nnics = [\"lan\"]\n[guests.a]\n[guests.b]\n";
+    let lab = read(text).unwrap();
+    let addresses: Vec<_> = lab.guests.iter().map(|guest| guest.nics[0].address).collect();
+    assert!(addresses.iter().all(|a| matches!(a, Address::Static(_))) && addresses[0] != addresses[1]);
+    let full = read(&format!("{text}[guests.c]\n")).unwrap_err();
+    assert!(full.message.contains("no address left"), "{full}");
+}
+
+#[test]
+fn two_nics_on_one_network_differ() {
+    let read = guest("kernel = \"k\"\nnics = [\"lan\", \"dmz\", \"lan\"]").unwrap();
+    let nets: Vec<_> = read.nics.iter().map(Nic::net).collect();
+    assert_eq!(nets, ["lan", "dmz", "lan.1"]);
+    assert_ne!(read.nics[0].mac, read.nics[2].mac);
+    assert_ne!(read.nics[0].interface(0, "l", "a"), read.nics[2].interface(0, "l", "a"));
+    assert_eq!(read.nics[1].address, Address::None, "dmz has no subnet");
+}
+
+#[test]
+fn faults_name_their_place_and_the_nearest_key() {
+    let e = read("name = \"ping\"\n[guests.zero]\nbase = \"x\"\n  memroy = \"1G\"\n").unwrap_err();
+    assert_eq!(e.to_string(), "lab.toml:4:3: unknown key `memroy` in guest zero; did you mean `memory`?");
+    let e = read("[networks.lan]\n[guests.a]\nkernel = \"k\"\nnics = [{ network = \"lam\" }]\n").unwrap_err();
+    assert_eq!((e.line, e.column), (4, 21));
+    assert!(e.message.contains("known: lan"), "{e}");
+    let e = read("name = \n").unwrap_err();
+    assert_eq!(e.line, 1, "{e}");
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    for (keys, expected) in [
+        ("memory = 5\nkernel = \"k\"", "must be a string"),
+        ("memory = \"1X\"\nkernel = \"k\"", "such as 512M"),
+        ("cpus = 0\nkernel = \"k\"", "between 1 and 255"),
+        ("accel = \"xen\"\nkernel = \"k\"", "one of auto, kvm, tcg"),
+        ("base = \"b\"\ndisk = \"d\"", "boots from one of"),
+        ("memory = \"1G\"", "boots from nothing"),
+        ("base = \"b\"\ncmdline = \"quiet\"", "go with `kernel`"),
+        ("kernel = \"k\"\ncmdline = \"{lan.adress}\"\nnics = [\"lan\"]", "is none of {name}"),
+        ("kernel = \"k\"\ncmdline = \"{lan.address}\"", "has no NIC on lan"),
+        ("kernel = \"k\"\nnics = [{ network = \"lan\", address = \"10.0.1.1\" }]", "no host address"),
+        ("kernel = \"k\"\nnics = [{ network = \"dmz\", address = \"10.0.1.1\" }]", "has no `subnet`"),
+        ("kernel = \"k\"\nnics = [{ network = \"lan\", mac = \"01:00:00:00:00:01\" }]", "group address"),
+        ("kernel = \"k\"\nnics = [{ network = \"lan\", mac = \"00:00:00:00:00:00\" }]", "is zero"),
+        ("kernel = \"k\"\nnics = [{ network = \"lan\", ifname = \"a/b\" }]", "cannot name an interface"),
+        ("kernel = \"k\"\nready = \"console:(\"", "open group"),
+        ("kernel = \"k\"\nserial = false\nready = \"console:x\"", "serial = true"),
+        ("kernel = \"k\"\ninternet = false\nready = \"ssh\"", "internet = true"),
+        ("kernel = \"k\"\ntimeout = \"10\"", "a duration"),
+        ("kernel = \"k\"\nforwards = [\"80\"]", "HOST:GUEST"),
+    ] {
+        let fault = guest(keys).map(|_| "accepted").map_err(|e| e.to_string());
+        let fault = fault.unwrap_err();
+        assert!(fault.contains(expected), "{keys}: {fault}");
+    }
+}
+
+#[test]
+fn what_is_not_built_is_refused_at_its_place() {
+    for (keys, place) in [
+        ("iso = \"a.iso\"", "6:7"),
+        ("firmware = \"uefi\"", "6:12"),
+        ("display = \"window\"", "6:11"),
+        ("configure = \"cloud-init\"", "6:13"),
+        ("renderer = \"netplan\"", "6:12"),
+        ("user_data = \"u\"", "6:13"),
+        ("hostname = \"h\"", "6:12"),
+        ("autostart = false", "6:13"),
+        ("ssh = { user = \"arch\" }", "6:16"),
+        ("nics = [{ network = \"lan\", impair = { delay = \"10ms\" } }]", "6:37"),
+        ("nics = [{ network = \"lan\", queues = 4 }]", "6:37"),
+        ("nics = [{ network = \"lan\", carrier = false }]", "6:38"),
+    ] {
+        let text =
+            format!("[networks.lan]\nsubnet = \"10.0.0.0/24\"\n\n[guests.a]\nkernel = \"k\"\n{keys}\n");
+        let fault = read(&text).unwrap_err().to_string();
+        assert!(fault.contains("not available in this version"), "{fault}");
+        assert!(fault.starts_with(&format!("lab.toml:{place}:")), "{fault}");
+    }
+    for link in ["vhost-user", "stream", "dgram"] {
+        let e = read(&format!("[networks.lan]\nlink = \"{link}\"\n")).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            format!("lab.toml:2:8: link = \"{link}\" is not available in this version")
+        );
+    }
+    assert!(read("[networks.lan]\nhost = \"10.0.0.1\"\n").unwrap_err().message.contains("not available"));
+}
+
+#[test]
+fn keys_that_ask_for_nothing_are_taken() {
+    guest(
+        "kernel = \"k\"\nfirmware = \"bios\"\ndisplay = \"none\"\nconfigure = \"none\"\nrenderer = \"auto\"\nautostart = true\nssh = { port = 2222, key = \"auto\" }\nnics = [{ network = \"lan\", queues = 1, carrier = true }]",
+    )
+    .unwrap();
+}
+
+#[test]
+fn nothing_is_claimed_twice() {
+    for (a, b, expected) in [
+        ("mac = \"02:00:00:00:00:01\"", "mac = \"02:00:00:00:00:01\"", "both have MAC 02:00:00:00:00:01"),
+        ("ifname = \"tap0\"", "ifname = \"tap0\"", "both have interface tap0"),
+        ("address = \"10.0.0.1\"", "address = \"10.0.0.1\"", "both have address 10.0.0.1 on lan"),
+    ] {
+        let text = format!(
+            "[networks.lan]\nsubnet = \"10.0.0.0/24\"\n[defaults]\nkernel = \"k\"\n[guests.a]\nnics = [{{ network = \"lan\", {a} }}]\n[guests.b]\nnics = [{{ network = \"lan\", {b} }}]\n"
+        );
+        let fault = read(&text).unwrap_err();
+        assert!(fault.message.contains(expected), "{fault}");
+        assert_eq!(fault.line, 7, "{fault}");
+    }
+    let fault = read("[guests.a]\ndisk = \"d\"\n[guests.b]\nbase = \"d\"\n").unwrap_err();
+    assert!(fault.message.contains("must not be written"), "{fault}");
+}
+
+#[test]
+fn the_switch_keys_pass_through_except_what_vlab_sets() {
+    let lab = read("[networks.lan]\nswitch = { ageing = \"10s\" }\nports = [\"netdev:eth1\"]\n[guests.a]\nkernel = \"k\"\n").unwrap();
+    assert_eq!(lab.networks[0].switch["ageing"].as_str(), Some("10s"));
+    let e = read("[networks.lan]\nswitch = { name = \"x\" }\n").unwrap_err();
+    assert_eq!((e.line, e.column), (2, 12), "{e}");
+}
