@@ -7,6 +7,7 @@
 pub mod bridge;
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod frame;
 pub mod offload;
 pub mod port;

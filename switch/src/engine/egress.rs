@@ -1,0 +1,120 @@
+//! From verdicts to ports: each egress gets the frames of one burst at once,
+//! in order, and each copy ends sent or refused by name.
+//!
+//! Deliberately absent: waiting and queueing. What a port refuses is lost, and
+//! counted.
+
+use arrayvec::ArrayVec;
+
+use crate::bridge::{Bridge, PortId, Refusal};
+use crate::frame::{FRAME_MIN, Frame, Piece, Wire};
+use crate::port::{BURST_FRAMES, Fault, Finisher, Link, Port, as_is};
+
+static ZEROES: [u8; FRAME_MIN] = [0; FRAME_MIN];
+
+/// One egress port while the copies of one burst leave by it.
+pub(super) struct Egress<'e> {
+    pub id: PortId,
+    pub port: &'e mut dyn Port,
+    pub link: Link,
+    pub bridge: &'e mut Bridge,
+    pub finisher: &'e mut Finisher,
+    pub pad_runts: bool,
+    pub fault: Option<Fault>,
+}
+
+impl Egress<'_> {
+    /// Sends the frames of `burst` whose bits are set in `mask`.
+    pub fn send(&mut self, burst: &[Frame<'_>], mut mask: u64) {
+        let mut batch = ArrayVec::<Wire<'_>, BURST_FRAMES>::new();
+        while mask != 0 {
+            let frame = &burst[mask.trailing_zeros() as usize];
+            mask &= mask - 1;
+            if frame.wire_len() > self.longest(frame) {
+                self.refuse(Refusal::Oversize);
+            } else if self.pad_runts && (frame.len() as usize) < FRAME_MIN {
+                self.flush(&mut batch);
+                let pad = [Piece::from_slice(&ZEROES[frame.len() as usize..])];
+                self.transmit(&[Wire { rest: &pad, ..Wire::of(frame) }]);
+            } else if let Some(wire) = as_is(frame, self.link.offloads) {
+                batch.push(wire);
+            } else {
+                // Order within a flow is kept: what came before leaves first.
+                self.flush(&mut batch);
+                self.finish(frame);
+            }
+        }
+        self.flush(&mut batch);
+    }
+
+    /// The longest frame in bytes that fits the MTU: 14 bytes of header more,
+    /// and 4 for an outer 8100 tag, as the kernel allows
+    /// (`is_skb_forwardable` in net/core/dev.c; 88a8 and QinQ get no more).
+    fn longest(&self, frame: &Frame<'_>) -> u32 {
+        let tag = match frame.head().get(12..14) {
+            Some([0x81, 0x00]) => 4,
+            _ => 0,
+        };
+        self.link.mtu.saturating_add(14 + tag)
+    }
+
+    fn flush(&mut self, batch: &mut ArrayVec<Wire<'_>, BURST_FRAMES>) {
+        if !batch.is_empty() {
+            self.transmit(batch);
+            batch.clear();
+        }
+    }
+
+    /// Sends whole frames and counts each.
+    fn transmit(&mut self, wires: &[Wire<'_>]) {
+        let sent = self.port.transmit(wires);
+        let mut bytes: usize = wires.iter().map(Wire::len).sum();
+        let counters = self.bridge.counters_mut().port_mut(self.id);
+        for &(index, reason) in &sent.refused {
+            bytes -= wires[usize::from(index)].len();
+            counters.refused[reason.index()] += 1;
+        }
+        counters.tx += (wires.len() - sent.refused.len()) as u64;
+        counters.tx_bytes += bytes as u64;
+        self.fault = self.fault.or(sent.fault);
+    }
+
+    /// Completes or segments one frame here, because its receiver cannot. A
+    /// frame of which one segment is refused is refused, and cut short there.
+    fn finish(&mut self, frame: &Frame<'_>) {
+        let finished = match self.finisher.finish(frame, self.link.offloads) {
+            Ok(finished) => finished,
+            Err(reason) => return self.refuse(reason),
+        };
+        let mut bytes = 0;
+        let mut sent_len = 0;
+        let mut refused = None;
+        let mut wires = finished.wires();
+        while refused.is_none() {
+            let chunk: ArrayVec<Wire<'_>, BURST_FRAMES> = wires.by_ref().take(BURST_FRAMES).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            let sent = self.port.transmit(&chunk);
+            self.fault = self.fault.or(sent.fault);
+            sent_len += chunk.len() - sent.refused.len();
+            bytes += chunk.iter().map(Wire::len).sum::<usize>();
+            refused = sent.refused.first().map(|&(_, reason)| reason);
+        }
+        let counters = self.bridge.counters_mut().port_mut(self.id);
+        if finished.is_cut() {
+            counters.segments += sent_len as u64;
+        }
+        match refused {
+            None => {
+                counters.tx += 1;
+                counters.tx_bytes += bytes as u64;
+            }
+            Some(reason) => counters.refused[reason.index()] += 1,
+        }
+    }
+
+    fn refuse(&mut self, reason: Refusal) {
+        self.bridge.counters_mut().port_mut(self.id).refused[reason.index()] += 1;
+    }
+}

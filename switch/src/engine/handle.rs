@@ -1,0 +1,60 @@
+//! The control thread's end of the channels.
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
+
+use super::{Command, Report, Snapshot};
+use crate::port::Port;
+
+/// Commands the engine from another thread.
+#[derive(Debug)]
+pub struct Handle {
+    commands: Sender<Command>,
+    waker: Waker,
+    reports: Receiver<Report>,
+}
+
+/// The data thread has ended.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the data thread has ended; see the log, and start the switch again")]
+pub struct Ended;
+
+/// What a stopped engine leaves behind.
+#[derive(Debug)]
+pub struct Closed {
+    /// The counters at the end.
+    pub snapshot: Snapshot,
+    /// The devices, to be closed where waiting harms nobody.
+    pub ports: Vec<Box<dyn Port>>,
+}
+
+impl Handle {
+    pub(super) fn new(commands: Sender<Command>, waker: Waker, reports: Receiver<Report>) -> Handle {
+        Handle { commands, waker, reports }
+    }
+
+    /// Gives an order, to be carried out before the next turn.
+    ///
+    /// # Errors
+    /// [`Ended`] when no data thread is there to take it.
+    pub fn send(&self, command: Command) -> Result<(), Ended> {
+        self.commands.send(command).map_err(|_| Ended)?;
+        self.waker.wake().map_err(|_| Ended)
+    }
+
+    /// Gives an order and waits for its answer; `order` puts the reply channel
+    /// into the command.
+    ///
+    /// # Errors
+    /// [`Ended`] when the data thread ends before it answers.
+    pub fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Command) -> Result<T, Ended> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.send(order(reply))?;
+        answer.recv().map_err(|_| Ended)
+    }
+
+    /// The next report, if one is waiting.
+    pub fn report(&self) -> Option<Report> {
+        self.reports.try_recv().ok()
+    }
+}

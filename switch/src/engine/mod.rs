@@ -1,0 +1,282 @@
+//! The data thread: one loop that wakes on epoll, gives each ready port a turn,
+//! and between turns carries out commands and keeps the time.
+//!
+//! A turn: take the port out of its slot (so that every other port can be
+//! borrowed, and no frame goes back where it came from); receive a burst; let
+//! the bridge judge it; send the copies, grouped by egress; put the port back.
+//!
+//! Deliberately absent: locks, allocation per frame, formatting, waiting for
+//! anything but epoll. Sockets, netlink and files belong to the control thread.
+
+mod clock;
+mod command;
+mod egress;
+mod handle;
+mod obey;
+#[cfg(test)]
+mod tests;
+
+pub use command::{Command, PortSnapshot, Report, Snapshot, Tuning};
+pub use handle::{Closed, Ended, Handle};
+
+use std::io;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use crossbeam_channel::{Receiver, Sender};
+use mio::{Events, Poll, Token, Waker};
+use std::sync::Arc;
+
+use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Time, Verdict};
+use crate::port::{BURST_FRAMES, Burst, Fault, Finisher, Link, Losses, Port, Rx, Slots};
+use clock::Clock;
+use egress::Egress;
+
+/// Ports use their numbers as tokens; this one is the control thread's call.
+const WAKE: Token = Token(PORTS_MAX);
+
+/// Ageing and loss counters are looked after this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The sweep's next step follows this soon while it has work left.
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// Frames that arrived before a stop are forwarded for at most this long.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// A port in the engine. The device may be missing while the port stays.
+#[derive(Debug)]
+struct Slot {
+    port: Option<Box<dyn Port>>,
+    link: Link,
+    losses: Losses,
+}
+
+/// The data thread's state.
+#[derive(Debug)]
+pub struct Engine {
+    poll: Poll,
+    bridge: Bridge,
+    ports: Vec<Option<Slot>>,
+    ready: PortSet,
+    slots: Slots,
+    finisher: Finisher,
+    /// Per egress port, which frames of the burst leave by it; all zero
+    /// between turns.
+    masks: Box<[u64; PORTS_MAX]>,
+    tuning: Tuning,
+    commands: Receiver<Command>,
+    reports: Sender<Report>,
+    control: Option<Arc<Waker>>,
+    clock: Clock,
+    stopping: bool,
+}
+
+impl Engine {
+    /// An engine without ports, and the handle that commands it. `secret` keys
+    /// the FDB's hash; `control` is woken when there is a report to read.
+    ///
+    /// # Errors
+    /// When the kernel has no epoll instance or eventfd left to give.
+    pub fn new(
+        settings: Settings,
+        tuning: Tuning,
+        secret: [u64; 2],
+        control: Option<Arc<Waker>>,
+    ) -> io::Result<(Engine, Handle)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        let (commands_in, commands) = crossbeam_channel::bounded(1024);
+        let (reports, reports_out) = crossbeam_channel::bounded(1024);
+        let engine = Engine {
+            poll,
+            bridge: Bridge::new(settings, secret),
+            ports: (0..PORTS_MAX).map(|_| None).collect(),
+            ready: PortSet::EMPTY,
+            slots: Slots::new(),
+            finisher: Finisher::new(),
+            masks: Box::new([0; PORTS_MAX]),
+            tuning,
+            commands,
+            reports,
+            control,
+            clock: Clock::start(),
+            stopping: false,
+        };
+        Ok((engine, Handle::new(commands_in, waker, reports_out)))
+    }
+
+    /// Runs until [`Command::Stop`]; returns what is left to close and count.
+    ///
+    /// # Errors
+    /// When epoll itself fails.
+    pub fn run(mut self) -> io::Result<Closed> {
+        let mut events = Events::with_capacity(PORTS_MAX + 1);
+        let mut now = self.clock.now();
+        let mut last_frame = now;
+        let mut next_tick = now.after(TICK);
+        while !self.stopping {
+            let spinning = now < last_frame.after(self.tuning.busy_poll) && !self.tuning.busy_poll.is_zero();
+            let wait = if !self.ready.is_empty() || spinning {
+                Duration::ZERO
+            } else {
+                Duration::from_nanos(next_tick.as_nanos().saturating_sub(now.as_nanos()))
+            };
+            self.poll(&mut events, wait)?;
+            now = self.clock.now();
+            if self.round(now) {
+                last_frame = now;
+            }
+            if now >= next_tick {
+                next_tick = now.after(self.tick(now));
+            }
+        }
+        self.drain(&mut events)?;
+        let snapshot = self.snapshot(self.clock.now());
+        let ports = self.ports.iter_mut().filter_map(|slot| slot.as_mut()?.port.take()).collect();
+        Ok(Closed { snapshot, ports })
+    }
+
+    /// Waits for readiness, notes which ports have it, and obeys commands.
+    fn poll(&mut self, events: &mut Events, wait: Duration) -> io::Result<()> {
+        match self.poll.poll(events, Some(wait)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut woken = false;
+        for event in events.iter() {
+            match u8::try_from(event.token().0) {
+                Ok(number) => self.ready.insert(PortId::new(number)),
+                Err(_) => woken = true,
+            }
+        }
+        if woken {
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(command);
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn for each ready port; true if any frame came.
+    pub(crate) fn round(&mut self, now: Time) -> bool {
+        let mut any = false;
+        for id in self.ready.iter() {
+            any |= self.turn(now, id);
+        }
+        any
+    }
+
+    /// One turn: a burst from `id`, judged and sent on. True if a frame came.
+    fn turn(&mut self, now: Time, id: PortId) -> bool {
+        let Some(mut ingress) = self.ports[id.index()].as_mut().and_then(|slot| slot.port.take()) else {
+            self.ready.remove(id);
+            return false;
+        };
+        let mut burst = Burst::new(&mut self.slots);
+        let rx = ingress.receive(&mut burst);
+        let frames = burst.frames.as_slice();
+        let any = !frames.is_empty();
+        let mut faults = ArrayVec::<(PortId, Fault), PORTS_MAX>::new();
+        if any {
+            let mut verdicts = ArrayVec::<Verdict, BURST_FRAMES>::new();
+            self.bridge.forward_burst(now, id, frames, &mut verdicts);
+            let touched = group(&verdicts, &mut self.masks);
+            for egress in touched.iter() {
+                let mask = std::mem::take(&mut self.masks[egress.index()]);
+                let slot = self.ports[egress.index()].as_mut();
+                let Some(Slot { port: Some(port), link, .. }) = slot else {
+                    let refused = &mut self.bridge.counters_mut().port_mut(egress).refused;
+                    refused[crate::bridge::Refusal::Gone.index()] += u64::from(mask.count_ones());
+                    continue;
+                };
+                let mut sending = Egress {
+                    id: egress,
+                    port: port.as_mut(),
+                    link: *link,
+                    bridge: &mut self.bridge,
+                    finisher: &mut self.finisher,
+                    pad_runts: self.tuning.pad_runts,
+                    fault: None,
+                };
+                sending.send(frames, mask);
+                if let Some(fault) = sending.fault {
+                    faults.push((egress, fault));
+                }
+            }
+        }
+        drop(burst);
+        ingress.release();
+        if let Some(slot) = self.ports[id.index()].as_mut() {
+            slot.port = Some(ingress);
+        }
+        match rx {
+            Rx::More => {}
+            Rx::Drained => self.ready.remove(id),
+            Rx::Fault(fault) => {
+                self.ready.remove(id);
+                faults.push((id, fault));
+            }
+        }
+        for (port, fault) in faults {
+            self.fail(port, fault);
+        }
+        any
+    }
+
+    /// Takes a port down after its device failed, and says so.
+    #[cold]
+    fn fail(&mut self, id: PortId, fault: Fault) {
+        if let Some(slot) = self.ports[id.index()].as_mut() {
+            slot.link.up = false;
+            self.bridge.set_link(id, false);
+        }
+        // A full channel loses nothing that matters: the control thread reads
+        // every device's state again when it catches up.
+        let _ = self.reports.try_send(Report::Fault { id, fault });
+        if let Some(control) = &self.control {
+            let _ = control.wake();
+        }
+    }
+
+    /// Ageing and loss counters; returns when to come again.
+    fn tick(&mut self, now: Time) -> Duration {
+        if self.bridge.sweep(now).is_some_and(|next| next <= now) {
+            return SWEEP_PAUSE;
+        }
+        for slot in self.ports.iter_mut().flatten() {
+            if let Some(port) = slot.port.as_mut() {
+                slot.losses = port.losses();
+            }
+        }
+        TICK
+    }
+
+    fn drain(&mut self, events: &mut Events) -> io::Result<()> {
+        let end = self.clock.now().after(DRAIN);
+        loop {
+            self.poll(events, Duration::ZERO)?;
+            let now = self.clock.now();
+            if !self.round(now) && self.ready.is_empty() || now >= end {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Turns verdicts into a bit mask of frames for each egress port; returns the
+/// ports whose masks are not zero.
+#[inline]
+fn group(verdicts: &[Verdict], masks: &mut [u64; PORTS_MAX]) -> PortSet {
+    let mut touched = PortSet::EMPTY;
+    for (index, verdict) in verdicts.iter().enumerate() {
+        if let Verdict::Forward { to, .. } = verdict {
+            for port in to.iter() {
+                masks[port.index()] |= 1 << index;
+            }
+            touched = touched | *to;
+        }
+    }
+    touched
+}

@@ -1,0 +1,134 @@
+//! Commands, carried out between two turns.
+
+use std::io;
+
+use mio::Token;
+
+use super::{Command, Engine, PortSnapshot, Slot, Snapshot};
+use crate::bridge::{PortId, Time};
+use crate::port::{Link, Losses, Offloads, Port};
+
+/// The link of a port whose device is missing.
+const ABSENT: Link = Link { up: false, mtu: 1500, offloads: Offloads::NONE };
+
+impl Engine {
+    /// Carries out one command. A reply that nobody waits for is dropped.
+    pub(super) fn obey(&mut self, command: Command) {
+        let now = self.clock.now();
+        match command {
+            Command::AddPort { id, port, settings, reply } => {
+                let _ = reply.send(self.add_port(id, port, settings));
+            }
+            Command::SwapPort { id, port, reply } => {
+                let _ = reply.send(self.swap_port(id, port));
+            }
+            Command::RemovePort { id, reply } => {
+                let port = self.take_device(id);
+                self.ports[id.index()] = None;
+                self.bridge.remove_port(id);
+                let _ = reply.send(port);
+            }
+            Command::SetPort { id, settings } => self.bridge.set_port(id, settings),
+            Command::SetLink { id, up, mtu } => self.set_link(id, up, mtu),
+            Command::Configure { settings, tuning, reply } => {
+                let outcome = self.bridge.configure(now, settings);
+                if outcome.is_ok() {
+                    self.tuning = tuning;
+                }
+                let _ = reply.send(outcome);
+            }
+            Command::FdbAdd { vid, mac, port, kind, reply } => {
+                let _ = reply.send(self.bridge.fdb_add(now, vid, mac, port, kind));
+            }
+            Command::FdbDel { vid, mac, reply } => {
+                let _ = reply.send(self.bridge.fdb_del(vid, mac));
+            }
+            Command::FdbFlush { scope, reply } => {
+                let _ = reply.send(self.bridge.fdb_flush(&scope));
+            }
+            Command::FdbRead { reply } => {
+                let _ = reply.send(self.bridge.fdb_entries(now).collect());
+            }
+            Command::Read { reply } => {
+                let _ = reply.send(self.snapshot(now));
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn add_port(
+        &mut self,
+        id: PortId,
+        port: Option<Box<dyn Port>>,
+        settings: crate::bridge::PortSettings,
+    ) -> io::Result<()> {
+        self.bridge.add_port(id, settings);
+        self.ports[id.index()] = Some(Slot { port: None, link: ABSENT, losses: Losses::default() });
+        self.put_device(id, port).inspect_err(|_| {
+            self.bridge.remove_port(id);
+            self.ports[id.index()] = None;
+        })
+    }
+
+    fn swap_port(&mut self, id: PortId, port: Option<Box<dyn Port>>) -> io::Result<Option<Box<dyn Port>>> {
+        let old = self.take_device(id);
+        self.put_device(id, port)?;
+        Ok(old)
+    }
+
+    /// Puts a device into the port's slot. A device that has frames already
+    /// gets its first turn at once: the edge may have passed.
+    fn put_device(&mut self, id: PortId, port: Option<Box<dyn Port>>) -> io::Result<()> {
+        let Some(slot) = self.ports[id.index()].as_mut() else { return Ok(()) };
+        let Some(mut port) = port else {
+            slot.link = ABSENT;
+            self.bridge.set_link(id, false);
+            return Ok(());
+        };
+        port.register(self.poll.registry(), Token(id.index()))?;
+        slot.link = port.link();
+        self.bridge.set_link(id, slot.link.up);
+        slot.port = Some(port);
+        self.ready.insert(id);
+        Ok(())
+    }
+
+    fn take_device(&mut self, id: PortId) -> Option<Box<dyn Port>> {
+        self.ready.remove(id);
+        let mut port = self.ports[id.index()].as_mut()?.port.take()?;
+        // A device that is gone left epoll by itself.
+        let _ = port.deregister(self.poll.registry());
+        Some(port)
+    }
+
+    fn set_link(&mut self, id: PortId, up: bool, mtu: u32) {
+        let Some(slot) = self.ports[id.index()].as_mut() else { return };
+        let Some(port) = slot.port.as_mut() else { return };
+        slot.link = Link { up, mtu, ..slot.link };
+        port.set_link(slot.link);
+        self.bridge.set_link(id, up);
+        // Whatever the fault was, frames may be waiting behind it.
+        self.ready.insert(id);
+    }
+
+    /// Every counter at this instant.
+    pub(super) fn snapshot(&self, now: Time) -> Snapshot {
+        let counters = self.bridge.counters();
+        let ports = (0..=u8::MAX).map(PortId::new).filter_map(|id| {
+            let slot = self.ports[id.index()].as_ref()?;
+            Some(PortSnapshot {
+                id,
+                link: slot.port.is_some().then_some(slot.link),
+                counters: counters.port(id).clone(),
+                losses: slot.losses,
+            })
+        });
+        Snapshot {
+            now,
+            ports: ports.collect(),
+            retired: counters.retired.clone(),
+            fdb_len: self.bridge.fdb_len(),
+            moves: self.bridge.moves().to_vec(),
+        }
+    }
+}
