@@ -57,7 +57,8 @@ guest_build() {
     work=$out/work.$$
     rm -rf "$work"
     mkdir -p "$work/debs" "$work/root" "$work/tree/bin"
-    GUEST_WORK=$work
+    # Half a build is of no use; `dev` runs CLEANUP when it ends.
+    CLEANUP+=("rm -rf $work")
 
     apt-cache show busybox-static >/dev/null 2>&1 || apt_update
     apt-cache show "$kernel" >/dev/null 2>&1 || kernel=linux-image-virtual
@@ -87,7 +88,10 @@ guest_build() {
     [ -d "$from/usr/lib/modules" ] && [ ! -e "$from/lib" ] && ln -s usr/lib "$from/lib"
     [ -d "$from/usr/bin" ] && [ ! -e "$from/bin" ] && ln -s usr/bin "$from/bin"
     file=$(find "$from/boot" -name 'vmlinuz-*' | sort | tail -n 1)
-    [ -n "$file" ] && [ -x "$from/bin/busybox" ] || die "the guest's packages hold no kernel or no busybox: rm -r $out and try again"
+    if [ -z "$file" ] || [ ! -x "$from/bin/busybox" ]; then
+        rm -rf "$from"
+        die "the guest's packages held no kernel or no busybox: try again"
+    fi
     version=${file##*/vmlinuz-}
 
     say "building the test guest from Linux $version"
