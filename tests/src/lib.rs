@@ -12,5 +12,6 @@ pub mod flow;
 mod link;
 pub mod netns;
 pub mod process;
+pub mod qemu;
 pub mod skip;
 mod sys;
