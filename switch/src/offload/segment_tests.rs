@@ -151,6 +151,18 @@ fn tunnelled_segments_are_valid_outside_and_inside() {
 }
 
 #[test]
+fn an_outer_checksum_of_zero_is_written_as_all_ones() {
+    let (vnet, mut frame) = tunnelled(&V4, Tunnel::Vxlan, &V4, true, 3000, 1000);
+    let (check_at, vni_at) = (14 + 20 + 6, 14 + 20 + 8 + 4);
+    // Only the outer checksum covers the VNI: what is missing to a sum of all
+    // ones is added to it.
+    let missing = be16(&cut(&vnet, &frame)[0], check_at).unwrap();
+    let vni = add(&[be16(&frame, vni_at).unwrap(), missing]);
+    frame[vni_at..vni_at + 2].copy_from_slice(&vni.to_be_bytes());
+    assert_eq!(be16(&cut(&vnet, &frame)[0], check_at), Some(0xffff));
+}
+
+#[test]
 fn a03_small_or_many_segments_are_refused() {
     for (len, gso_size, expected) in [
         (65_000, 1, Err(Refusal::Segments)),

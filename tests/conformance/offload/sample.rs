@@ -1,7 +1,7 @@
 //! Super-frames of each sort, built with etherparse, and lies about them.
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TcpOptionElement, UdpHeader};
-use vswitch::offload::{GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
+use vswitch::offload::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
 
 /// A super-frame and its header, both honest.
 #[derive(Clone, Debug)]
@@ -11,11 +11,14 @@ pub(super) struct Sample {
     pub frame: Vec<u8>,
 }
 
-/// One of each sort, with and without tags.
+/// One of each sort, with and without tags, and one that only lacks a checksum.
 pub(super) fn all() -> Vec<Sample> {
     let mut all = Vec::new();
     for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100]] {
         all.extend(Sample::each(tags, 3000, 1000));
+        let mut checksum = Sample::tcp4(tags, 300, 1000);
+        (checksum.vnet.gso_type, checksum.vnet.gso_size) = (GSO_NONE, 0);
+        all.push(checksum);
     }
     all
 }
@@ -142,8 +145,8 @@ fn build(
     Sample { name, vnet, frame }
 }
 
-/// Headers that say of a frame what is not so, and the honest one.
-pub(super) fn lies(honest: VnetHeader) -> Vec<VnetHeader> {
+/// Headers that say of a frame of `len` bytes what is not so, and the honest one.
+pub(super) fn lies(honest: VnetHeader, len: usize) -> Vec<VnetHeader> {
     let mut lies = vec![honest];
     for gso_type in [0, GSO_TCPV4, 2, GSO_UDP, GSO_TCPV6, GSO_UDP_L4, 6, 0x20, 0x41, 0x80, 0x81, 0x84, 0x85] {
         lies.push(VnetHeader { gso_type, ..honest });
@@ -154,6 +157,12 @@ pub(super) fn lies(honest: VnetHeader) -> Vec<VnetHeader> {
     }
     for hdr_len in [0, 1, 13, 14, 1000, 3000, 4000, 0xffff] {
         lies.push(VnetHeader { hdr_len, ..honest });
+    }
+    let end = u16::try_from(len).unwrap();
+    for behind in [0, 1, 2, 3] {
+        lies.push(VnetHeader { csum_start: end - behind, csum_offset: 0, ..honest });
+        lies.push(VnetHeader { csum_offset: end - honest.csum_start - behind, ..honest });
+        lies.push(VnetHeader { hdr_len: end + 1 - behind, ..honest });
     }
     for csum_start in [0, 13, 14, 19, 20, 33, 34, 35, 54, 200, 3000, 0x7fff, 0x8000, 0xfff0, 0xffff] {
         lies.push(VnetHeader { csum_start, ..honest });
