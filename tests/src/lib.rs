@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod flow;
+pub mod iperf;
 mod link;
 pub mod netns;
 pub mod process;

@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use vswitch_tests::clock::wait_until;
+use vswitch_tests::iperf::Server;
 use vswitch_tests::netns::Netns;
 
 use super::{Effort, Meter};
-use crate::child::{Daemon, output};
+use crate::child::output;
 use crate::record::{Figure, Unit};
 use crate::stats::spread;
 use crate::wiring::{ADDRESS_2, Wiring};
-
-/// iperf3's own port, 5201, as /proc/net/tcp writes it.
-const PORT_HEX: &str = ":1451 ";
 
 pub(super) fn measure(
     wiring: &Wiring,
@@ -24,10 +21,7 @@ pub(super) fn measure(
 ) -> Result<Vec<Figure>> {
     let state = if wiring.offloads { "offloads on" } else { "offloads off" };
     let mut figures = Vec::new();
-    let mut server = hosts[1].command("iperf3");
-    server.arg("-s");
-    let mut server = Daemon::start(server)?;
-    wait_until("iperf3 to listen", Duration::from_secs(10), || is_listening(&hosts[1]))?;
+    let _server = Server::start(&hosts[1])?;
     for streams in [1, 4] {
         let case = format!("TCP, {streams} stream{}, {state}", if streams == 1 { "" } else { "s" });
         if effort.wants(&case) {
@@ -41,23 +35,11 @@ pub(super) fn measure(
             figures.push(udp(&case, &hosts[0], bytes, meter, effort)?);
         }
     }
-    server.check()?;
     let case = "ping round trip";
     if wiring.offloads && effort.wants(case) {
         figures.push(ping(case, &hosts[0], effort)?);
     }
     Ok(figures)
-}
-
-fn is_listening(host: &Netns) -> bool {
-    host.enter(|| {
-        ["tcp", "tcp6"].iter().any(|family| {
-            let table =
-                std::fs::read_to_string(format!("/proc/thread-self/net/{family}")).unwrap_or_default();
-            // State 0A is LISTEN.
-            table.lines().any(|line| line.contains(PORT_HEX) && line.contains(" 0A "))
-        })
-    })
 }
 
 fn iperf(host: &Netns, args: &[&str], effort: Effort<'_>) -> Result<Value> {
