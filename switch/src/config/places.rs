@@ -50,11 +50,14 @@ impl Invoker {
             search.dedup();
             return Invoker { uid, owner, run_dir: system, search, cores };
         }
-        let runtime = runtime.unwrap_or_else(|| {
-            let session = PathBuf::from(format!("/run/user/{uid}"));
-            if session.is_dir() { session } else { PathBuf::from(format!("/tmp/vswitch-{uid}")) }
-        });
-        let run_dir = runtime.join("vswitch");
+        let session = runtime.unwrap_or_else(|| PathBuf::from(format!("/run/user/{uid}")));
+        // Without a session (cron, containers) /tmp serves: the lock refuses a
+        // directory that somebody else made there.
+        let run_dir = if session.is_dir() {
+            session.join("vswitch")
+        } else {
+            PathBuf::from(format!("/tmp/vswitch-{uid}"))
+        };
         Invoker { uid, owner: uid, search: vec![run_dir.clone(), system], run_dir, cores }
     }
 
@@ -114,12 +117,12 @@ mod tests {
         assert_eq!((sudo.owner, sudo.run_dir.as_path()), (1000, Path::new("/run/vswitch")));
         assert_eq!(sudo.search, [Path::new("/run/vswitch"), Path::new("/run/user/1000/vswitch")]);
 
-        let user = Invoker::of(1000, None, Some("/run/user/1000".into()), 2);
-        assert_eq!(user.control("a"), Path::new("/run/user/1000/vswitch/a.sock"));
-        assert_eq!(user.search, [Path::new("/run/user/1000/vswitch"), Path::new("/run/vswitch")]);
+        let user = Invoker::of(1000, None, Some("/tmp".into()), 2);
+        assert_eq!(user.control("a"), Path::new("/tmp/vswitch/a.sock"));
+        assert_eq!(user.search, [Path::new("/tmp/vswitch"), Path::new("/run/vswitch")]);
 
         let bare = Invoker::of(4_000_000, None, None, 1);
-        assert_eq!(bare.run_dir, Path::new("/tmp/vswitch-4000000/vswitch"));
+        assert_eq!(bare.run_dir, Path::new("/tmp/vswitch-4000000"));
         assert_eq!((user.busy_poll(), bare.busy_poll()), (BUSY_POLL, Duration::ZERO));
     }
 

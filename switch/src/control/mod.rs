@@ -1,14 +1,25 @@
 //! The control socket: one JSON object a line, a request and its reply.
 //!
-//! Read in this order: `protocol` (pure: the words), `reply` (pure: what a
-//! switch says of itself), `server` (the control thread's end), `client` (the
-//! other end, which the command line and vlab share).
+//! Read in this order: `protocol` (pure: the words), `reply` and `stats` (pure:
+//! what a switch says of itself), `lock` (one switch a name), `server` and
+//! `connection` (the control thread's end), `client` (the other end, which the
+//! command line and vlab share).
 //!
 //! Deliberately absent: what a request does. The server hands it to whoever
 //! runs the switch, and never touches the bridge.
 
+mod client;
+mod connection;
+mod lock;
 mod protocol;
 mod reply;
+mod server;
+mod stats;
 
+pub use client::{Client, ClientError, Running, running};
+pub use connection::PATIENCE;
+pub use lock::{Holder, Lock, LockError};
 pub use protocol::{Envelope, FdbFilter, LINE_MAX, Request, Response, VERSION, decode, encode};
-pub use reply::{ErrorReply, Fdb, FdbLine, PortDetail, PortLine, PortState, PortStats, Ports, Show, Stats};
+pub use reply::{ErrorReply, Fdb, FdbLine, PortDetail, PortLine, PortState, Ports, Show};
+pub use server::{BindError, CLIENTS_MAX, Server};
+pub use stats::{PortStats, Stats};

@@ -9,7 +9,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::reply::{ErrorReply, Fdb, Ports, Show, Stats};
+use super::reply::{ErrorReply, Fdb, Ports, Show};
+use super::stats::Stats;
 use crate::config::Keys;
 use crate::frame::MacAddr;
 
@@ -123,7 +124,7 @@ pub enum Response {
     /// Identity, state, totals.
     Show(Show),
     /// Every counter.
-    Stats(Stats),
+    Stats(Box<Stats>),
     /// Ports with their settings.
     Ports(Ports),
     /// A page of the FDB.
@@ -280,7 +281,7 @@ mod tests {
         let (show, stats, ports, fdb) = examples();
         for response in [
             Response::Show(show),
-            Response::Stats(stats),
+            Response::Stats(Box::new(stats)),
             Response::Ports(ports),
             Response::Fdb(fdb),
             Response::Done { count: u64::MAX },

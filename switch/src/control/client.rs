@@ -1,0 +1,236 @@
+//! The other end of the control socket: one request, one reply. The command
+//! line and vlab use it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::lock::Lock;
+use super::protocol::{Envelope, FdbFilter, Request, Response, encode};
+use super::reply::{ErrorReply, FdbLine};
+use crate::config::Invoker;
+
+/// How long a switch may take to answer: opening a port waits for the kernel.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest reply, in bytes.
+const REPLY_MAX: u64 = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody runs a switch.
+    #[error("no switch is running\n  start one: vswitch run")]
+    NoneRunning,
+    /// Not under this name.
+    #[error("no switch called `{}` is running\n  {}", .name.escape_debug(), running_hint(.running))]
+    NotRunning {
+        /// The name.
+        name: String,
+        /// Those that run.
+        running: Vec<String>,
+    },
+    /// Which one?
+    #[error("several switches are running: {}\n  choose one: --name {}", .0.join(", "), .0[0])]
+    Several(Vec<String>),
+    /// The socket is not ours.
+    #[error("{} belongs to uid {owner}\n  use sudo, or start your own: vswitch run", path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// No switch listens there.
+    #[error("no switch listens on {}: {source}\n  start one: vswitch run --control {}", path.display(), path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It was there, and does not answer.
+    #[error("the switch on {} does not answer: {source}\n  look at its output, or end it: kill its pid", path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It answers something else.
+    #[error("the switch on {} answers something unknown: {what}\n  use the client of the same version", path.display())]
+    Unknown {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It says no.
+    #[error("{}{}{}", .0.error, if .0.hint.is_empty() { "" } else { "\n  " }, .0.hint)]
+    Refused(ErrorReply),
+}
+
+fn running_hint(running: &[String]) -> String {
+    if running.is_empty() {
+        "none is; start one: vswitch run --name NAME".to_owned()
+    } else {
+        format!("running: {}", running.join(", "))
+    }
+}
+
+/// A switch that runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Running {
+    /// Its name.
+    pub name: String,
+    /// Its process, as it wrote itself down.
+    pub pid: String,
+    /// Its control socket.
+    pub control: PathBuf,
+}
+
+/// The switches that `invoker` can reach, by name. Of two with one name, the
+/// one in the directory that is searched first.
+pub fn running(invoker: &Invoker) -> Vec<Running> {
+    let mut found = BTreeMap::new();
+    for dir in &invoker.search {
+        let Ok(entries) = fs::read_dir(dir) else { continue };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Some(name) = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "lock"))
+            else {
+                continue;
+            };
+            // A lock that we may not read is another user's.
+            if let Ok(Some(holder)) = Lock::holder(&path) {
+                let name = name.to_string_lossy().into_owned();
+                let running = Running { name: name.clone(), pid: holder.pid, control: holder.control };
+                found.entry(name).or_insert(running);
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// A connection to a running switch.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+    next_id: u64,
+}
+
+impl Client {
+    /// Connects to the switch that `control` or `name` chooses, or else to the
+    /// only one there is.
+    ///
+    /// # Errors
+    /// None or several are running, or it belongs to somebody else.
+    pub fn find(
+        invoker: &Invoker,
+        name: Option<&str>,
+        control: Option<&Path>,
+    ) -> Result<Client, ClientError> {
+        if let Some(control) = control {
+            return Client::connect(control);
+        }
+        let running = running(invoker);
+        let names = || running.iter().map(|running| running.name.clone()).collect();
+        let chosen = match name {
+            Some(name) => running
+                .iter()
+                .find(|running| running.name == name)
+                .ok_or_else(|| ClientError::NotRunning { name: name.to_owned(), running: names() })?,
+            None => match running.as_slice() {
+                [] => return Err(ClientError::NoneRunning),
+                [only] => only,
+                [_, _, ..] => return Err(ClientError::Several(names())),
+            },
+        };
+        Client::connect(&chosen.control)
+    }
+
+    /// Connects to the control socket at `path`.
+    ///
+    /// # Errors
+    /// Nobody listens there, or it belongs to somebody else.
+    pub fn connect(path: &Path) -> Result<Client, ClientError> {
+        let fault = |source: io::Error| {
+            let owner = fs::symlink_metadata(path).map(|found| found.uid());
+            match (source.kind(), owner) {
+                (io::ErrorKind::PermissionDenied, Ok(owner)) => {
+                    ClientError::Denied { path: path.to_owned(), owner }
+                }
+                _ => ClientError::Connect { path: path.to_owned(), source },
+            }
+        };
+        let stream = UnixStream::connect(path).map_err(fault)?;
+        stream.set_read_timeout(Some(TIMEOUT)).map_err(fault)?;
+        stream.set_write_timeout(Some(TIMEOUT)).map_err(fault)?;
+        Ok(Client { stream: BufReader::new(stream), path: path.to_owned(), next_id: 1 })
+    }
+
+    /// Sends `request` and waits for its reply, at most ten seconds for each
+    /// part of it. A refusal is an error.
+    ///
+    /// # Errors
+    /// The switch refuses, or does not answer.
+    pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
+        let silent = |source| ClientError::Silent { path: self.path.clone(), source };
+        let unknown = |what: String| ClientError::Unknown { path: self.path.clone(), what };
+        let id = self.next_id;
+        self.next_id += 1;
+        let sent = self.stream.get_mut().write_all(&encode(Some(id), request));
+        if let Err(e) = sent {
+            // A switch that refuses our connection says why before it closes.
+            if !matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                return Err(silent(e));
+            }
+        }
+        let mut line = Vec::new();
+        let read = (&mut self.stream).take(REPLY_MAX).read_until(b'\n', &mut line);
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let what = format!("nothing for {} s", TIMEOUT.as_secs());
+                return Err(silent(io::Error::new(io::ErrorKind::TimedOut, what)));
+            }
+            Err(e) => return Err(silent(e)),
+            Ok(_) if !line.ends_with(b"\n") => {
+                return Err(silent(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")));
+            }
+            Ok(_) => {}
+        }
+        let reply: Envelope<Response> = serde_json::from_slice(&line).map_err(|e| unknown(e.to_string()))?;
+        // A refused connection or line is answered without an id.
+        if let Response::Error(refusal) = reply.body {
+            return Err(ClientError::Refused(refusal));
+        }
+        if reply.id != Some(id) {
+            return Err(unknown(format!("reply {:?} to request {id}", reply.id)));
+        }
+        Ok(reply.body)
+    }
+
+    /// All FDB entries that match `filter`, page by page. Frames go on
+    /// meanwhile, so an entry that moves between two pages may be missed.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn fdb(&mut self, filter: &FdbFilter) -> Result<Vec<FdbLine>, ClientError> {
+        let mut entries = Vec::new();
+        let mut start = 0;
+        loop {
+            let Response::Fdb(page) = self.call(&Request::FdbShow { filter: filter.clone(), start })? else {
+                return Err(ClientError::Unknown { path: self.path.clone(), what: "not a page".to_owned() });
+            };
+            entries.extend(page.entries);
+            match page.next {
+                Some(next) if next > start => start = next,
+                Some(_) | None => return Ok(entries),
+            }
+        }
+    }
+}
