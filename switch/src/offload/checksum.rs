@@ -4,7 +4,12 @@
 //! RFC 1071 §2(B) allows, in eight independent 64-bit lanes that the compiler
 //! turns into vector additions.
 //!
-//! Deliberately absent: SCTP's CRC32c, see [`complete_checksum`].
+//! Deliberately absent: SCTP's CRC32c, which is no sum; see `crc32c`.
+
+use super::crc32c::crc32c;
+use super::layers::SCTP_CHECK;
+use super::{VnetHeader, is_sctp};
+use crate::frame::HEAD_MAX;
 
 /// Bytes added in one step of the sum.
 const STEP: usize = 32;
@@ -44,15 +49,30 @@ fn fold(mut total: u64) -> u16 {
     folded
 }
 
+/// Completes what `vnet` says is missing in `frame`, a frame that [`check`]
+/// finds to lack a checksum only: the Internet checksum, or SCTP's CRC32c.
+///
+/// Returns `None`, and changes nothing, if the field lies outside the frame.
+///
+/// [`check`]: super::check
+pub fn complete(vnet: &VnetHeader, frame: &mut [u8]) -> Option<()> {
+    if !is_sctp(vnet, &frame[..frame.len().min(HEAD_MAX)]) {
+        return complete_checksum(frame, vnet.csum_start, vnet.csum_offset);
+    }
+    let packet = frame.get_mut(usize::from(vnet.csum_start)..)?;
+    let field = usize::from(SCTP_CHECK)..usize::from(SCTP_CHECK) + 4;
+    packet.get_mut(field.clone())?.fill(0);
+    let crc = crc32c(packet);
+    packet[field].copy_from_slice(&crc.to_le_bytes());
+    Some(())
+}
+
 /// Completes the checksum of a frame: the sum of everything from `csum_start`
 /// to the end, where the field at `csum_start + csum_offset` holds the sum of
 /// the pseudo-header so far. A sum of zero is written as 0xffff, which is the
 /// same number, since to UDP zero means "none" (the kernel does it for all).
 ///
 /// Returns `None`, and changes nothing, if the field lies outside the frame.
-///
-/// The virtio-net header cannot say "CRC32c", so an SCTP checksum that a sender
-/// left unfinished is not completed right.
 pub fn complete_checksum(bytes: &mut [u8], csum_start: u16, csum_offset: u16) -> Option<()> {
     let covered = bytes.get_mut(usize::from(csum_start)..)?;
     let field_at = usize::from(csum_offset);
@@ -70,6 +90,7 @@ pub fn complete_checksum(bytes: &mut [u8], csum_start: u16, csum_offset: u16) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offload::NEEDS_CSUM;
     use proptest::prelude::*;
 
     /// RFC 1071 §4.1, word by word.
@@ -104,6 +125,34 @@ mod tests {
         assert_eq!(complete_checksum(&mut bytes, 0, 2), Some(()));
         assert_eq!(bytes, [0, 0, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(sum(&bytes), 0xffff, "a receiver finds it right");
+    }
+
+    #[test]
+    fn sctp_gets_a_crc_and_nothing_else_does() {
+        let mut frame = vec![0; 14 + 20 + 12 + 31];
+        frame[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+        frame[14 + 9] = 132;
+        for (index, byte) in frame[34..].iter_mut().enumerate() {
+            *byte = u8::try_from(index * 5).unwrap();
+        }
+        let vnet = VnetHeader { flags: NEEDS_CSUM, csum_start: 34, csum_offset: 8, ..VnetHeader::PLAIN };
+        let mut sent = frame.clone();
+        assert_eq!(complete(&vnet, &mut sent), Some(()));
+        let mut zeroed = frame.clone();
+        zeroed[42..46].fill(0);
+        assert_eq!(sent[42..46], crc32c(&zeroed[34..]).to_le_bytes());
+        assert_eq!((&sent[..42], &sent[46..]), (&frame[..42], &frame[46..]));
+
+        for other in [6, 17, 133] {
+            frame[14 + 9] = other;
+            let (mut ours, mut sum) = (frame.clone(), frame.clone());
+            assert_eq!(complete(&vnet, &mut ours), complete_checksum(&mut sum, 34, 8));
+            assert_eq!(ours, sum, "protocol {other}");
+        }
+        frame[14 + 9] = 132;
+        let mut cut = frame[..45].to_vec();
+        assert_eq!(complete(&vnet, &mut cut), None);
+        assert_eq!(cut, frame[..45]);
     }
 
     #[test]

@@ -13,17 +13,20 @@
 #![forbid(unsafe_code)]
 
 mod checksum;
+mod crc32c;
 mod header;
 mod layers;
 mod segment;
 
 use crate::bridge::DropReason;
 
-pub use checksum::complete_checksum;
+pub use checksum::{complete, complete_checksum};
 pub use header::{
     DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM, VnetHeader,
 };
 pub use segment::{GSO_SIZE_MIN, SEGMENTS_MAX, Segmenter};
+
+pub use layers::is_sctp;
 
 use layers::{Layout, Transport};
 

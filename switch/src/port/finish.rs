@@ -14,7 +14,7 @@ use super::{Offloads, Slots};
 use crate::bridge::Refusal;
 use crate::frame::{Frame, HEAD_MAX, Wire};
 use crate::offload::{
-    GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload, SEGMENTS_MAX, Segmenter, complete_checksum,
+    GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload, SEGMENTS_MAX, Segmenter, complete, is_sctp,
 };
 
 /// The wire of `frame` for an egress that takes it as it came; `None` if a
@@ -23,7 +23,7 @@ use crate::offload::{
 pub fn as_is<'a>(frame: &Frame<'a>, to: Offloads) -> Option<Wire<'a>> {
     let taken = match frame.offload() {
         Offload::None => true,
-        Offload::Checksum => to.csum,
+        Offload::Checksum => to.csum && !is_sctp(frame.vnet(), frame.head()),
         Offload::Segment(_) => {
             let gso_type = frame.vnet().gso_type;
             let segmented = match gso_type & !GSO_ECN {
@@ -103,7 +103,7 @@ impl Finisher {
         match frame.offload() {
             Offload::None => Ok(Finished(Parts::Whole(Wire::plain(bytes, &[])))),
             Offload::Checksum => {
-                complete_checksum(bytes, vnet.csum_start, vnet.csum_offset).ok_or(Refusal::Offload)?;
+                complete(vnet, bytes).ok_or(Refusal::Offload)?;
                 Ok(Finished(Parts::Whole(Wire::plain(bytes, &[]))))
             }
             Offload::Segment(_) | Offload::Tunnel(_) => {

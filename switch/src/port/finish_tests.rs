@@ -104,6 +104,22 @@ fn a_checksum_is_completed_on_a_copy() {
 }
 
 #[test]
+fn an_sctp_crc_is_left_to_nobody() {
+    let vnet = VnetHeader { flags: NEEDS_CSUM, csum_start: 34, csum_offset: 8, ..VnetHeader::PLAIN };
+    let mut bytes = tcp(500);
+    bytes[23] = 132;
+    with_frame(vnet, &bytes, |frame| {
+        assert!(as_is(frame, Offloads::ALL).is_none());
+        let mut finisher = Finisher::new();
+        let wire = finisher.finish(frame, Offloads::ALL).unwrap().wire(0);
+        let sent = bytes_of(&wire);
+        assert!(wire.vnet.is_plain());
+        assert_eq!((&sent[..42], &sent[46..]), (&bytes[..42], &bytes[46..]));
+        assert_ne!(sent[42..46], bytes[42..46]);
+    });
+}
+
+#[test]
 fn segments_come_with_complete_headers_and_the_payload_in_order() {
     let mut finisher = Finisher::new();
     for (len, gso_size) in [(3000, 1000), (64_000, 1446), (65_495, 512), (257, 256)] {
