@@ -5,7 +5,7 @@
 //! `include/linux/virtio_net.h` (`virtio_net_hdr_to_skb`), whose checks are the
 //! floor of ours. Then, in this order: `header` (the ten bytes), this file
 //! (what is accepted), `layers` (where a frame's headers are), `checksum`,
-//! `segment`.
+//! `crc32c`, `segment`.
 //!
 //! Deliberately absent: input and output, `unsafe`, guest memory: whoever calls
 //! copies payload into private memory first. Also absent: UFO (`GSO_UDP`, IP
@@ -24,9 +24,8 @@ pub use checksum::{complete, complete_checksum};
 pub use header::{
     DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM, VnetHeader,
 };
-pub use segment::{GSO_SIZE_MIN, SEGMENTS_MAX, Segmenter};
-
 pub use layers::is_sctp;
+pub use segment::{GSO_SIZE_MIN, SEGMENTS_MAX, Segmenter};
 
 use layers::{Layout, Transport};
 
