@@ -46,6 +46,11 @@ pub(crate) struct Args {
     /// Keeps every single figure in this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+
+    /// Puts the tables into this Markdown file, between its two markers
+    /// `<!-- vbench -->`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) into: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +59,10 @@ pub(crate) enum Command {
     Report {
         /// What `--json` wrote.
         file: PathBuf,
+        /// Puts them into this Markdown file, between its two markers
+        /// `<!-- vbench -->`.
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
     },
 }
 

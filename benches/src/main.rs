@@ -42,15 +42,15 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &cli::Args) -> Result<()> {
-    if let Some(cli::Command::Report { file }) = &args.command {
-        return show(&read(file)?);
+    if let Some(cli::Command::Report { file, into }) = &args.command {
+        return show(&read(file)?, into.as_deref());
     }
     interrupt::watch()?;
     let report = schedule::run(&args.plan())?;
     if let Some(file) = &args.json {
         write(file, &report)?;
     }
-    show(&report)
+    show(&report, args.into.as_deref())
 }
 
 fn read(file: &Path) -> Result<Report> {
@@ -66,6 +66,14 @@ fn write(file: &Path, report: &Report) -> Result<()> {
     std::fs::write(file, text).with_context(|| file.display().to_string())
 }
 
-fn show(report: &Report) -> Result<()> {
-    std::io::stdout().write_all(markdown::render(report).as_bytes()).context("standard output")
+/// Prints the tables, or puts them into a file that has room for them.
+fn show(report: &Report, into: Option<&Path>) -> Result<()> {
+    let tables = markdown::render(report);
+    let Some(file) = into else {
+        return std::io::stdout().write_all(tables.as_bytes()).context("standard output");
+    };
+    let page = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let page = markdown::replace(&page, &tables)
+        .with_context(|| format!("{} has no two lines `{}`", file.display(), markdown::MARKER))?;
+    std::fs::write(file, page).with_context(|| file.display().to_string())
 }

@@ -8,6 +8,16 @@ use crate::stats::{Spread, mean, spread};
 use crate::subject::Subject;
 use crate::wiring::Rig;
 
+/// Stands before and behind the tables in a page.
+pub(crate) const MARKER: &str = "<!-- vbench -->";
+
+/// `page` with `tables` between its two markers; `None`: it has no two.
+pub(crate) fn replace(page: &str, tables: &str) -> Option<String> {
+    let (before, rest) = page.split_once(MARKER)?;
+    let (_, after) = rest.split_once(MARKER)?;
+    Some(format!("{before}{MARKER}\n\n{tables}\n{MARKER}{after}"))
+}
+
 /// Renders everything that a reader needs to judge the figures.
 pub(crate) fn render(report: &Report) -> String {
     let mut out = String::new();
@@ -186,6 +196,9 @@ mod tests {
         let text = render(&report);
         assert!(text.contains("**0.80** (0.80–0.80) | 1.00–1.00 |"), "{text}");
         assert!(text.contains("VDE: not installed.") && text.contains("generator-limited"), "{text}");
+        let page = replace("a <!-- vbench --> old <!-- vbench --> b", "new").unwrap();
+        assert_eq!(page, "a <!-- vbench -->\n\nnew\n<!-- vbench --> b");
+        assert_eq!(replace(&page, "new").unwrap(), page);
         let kept: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
         assert_eq!(render(&kept), text);
     }
