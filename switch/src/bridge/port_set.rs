@@ -44,12 +44,18 @@ impl PortSet {
     /// Every port number there is.
     pub const ALL: PortSet = PortSet([u64::MAX; 4]);
 
-    /// Just `port`.
+    /// Just `port`. Without an indexed store, which the copies that follow
+    /// would have to wait for.
     #[inline]
     pub const fn one(port: PortId) -> PortSet {
-        let mut words = [0; 4];
-        words[port.index() >> 6] = 1 << (port.index() & 63);
-        PortSet(words)
+        let bit = 1 << (port.index() & 63);
+        let word = port.index() >> 6;
+        PortSet([
+            if word == 0 { bit } else { 0 },
+            if word == 1 { bit } else { 0 },
+            if word == 2 { bit } else { 0 },
+            if word == 3 { bit } else { 0 },
+        ])
     }
 
     /// Whether `port` is in the set.

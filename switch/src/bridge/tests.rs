@@ -1,6 +1,7 @@
 //! Bursts beside single frames, and what the frame's own bytes decide.
 
 use super::*;
+use crate::frame::MacAddr;
 use crate::offload::VnetHeader;
 use proptest::prelude::*;
 

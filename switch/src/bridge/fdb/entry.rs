@@ -93,8 +93,8 @@ pub enum FdbError {
 pub struct Spread {
     /// Entries.
     pub len: u32,
-    /// Slots read to find each entry once.
+    /// Cache lines read to find each entry once.
     pub probes: u64,
-    /// Slots read to find the worst of them.
+    /// Cache lines read to find the worst of them.
     pub probes_max: u32,
 }

@@ -6,9 +6,10 @@
 //! - *Age is compared at look-up*: an entry not refreshed for the ageing time is
 //!   gone, whether or not the sweep has taken it out yet.
 //! - *The order of ages* of each port's dynamic entries is the order in which
-//!   they were first refreshed in the latest tick (1,024 ms) that refreshed
-//!   them. It is exact to a tick, and costs a refresh nothing but the first
-//!   time in each tick. The oldest entry of a port is the first of its list.
+//!   they were first refreshed in the latest tick that refreshed them. A tick
+//!   is a power of two of milliseconds, at most a 64th of the ageing time (4 s
+//!   of 300 s). So the order is exact to a tick, and costs a refresh nothing
+//!   but the first time in each. The oldest entry is the first of the list.
 //! - *A full table is shared fairly*: a newcomer on a port that has less than
 //!   capacity / ports entries replaces the oldest entry of the fullest port; on
 //!   any other port it replaces an entry of that port which has aged out, or is
@@ -44,8 +45,8 @@ pub const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
 /// under 100 µs with a million entries.
 const SWEEP_MAX: usize = 1024;
 
-/// A tick is 2^10 ms.
-const TICK_SHIFT: u32 = 10;
+/// Ticks in the ageing time, at least.
+const TICKS: u64 = 64;
 
 /// What learning a source came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +70,8 @@ pub(super) struct Fdb {
     len: u32,
     fixed: u32,
     ageing_ms: u64,
+    /// A tick has two to this power of milliseconds.
+    tick_shift: u32,
     /// A port with fewer dynamic entries may replace others' in a full table.
     share: u32,
 }
@@ -93,6 +96,7 @@ impl Fdb {
             len: 0,
             fixed: 0,
             ageing_ms: 0,
+            tick_shift: 0,
             share: capacity,
         };
         fdb.set_ageing(ageing);
@@ -138,7 +142,7 @@ impl Fdb {
         if age != 0 {
             slot.refresh(now);
             let then = now.saturating_sub(age);
-            if then >> TICK_SHIFT != now >> TICK_SHIFT {
+            if then >> self.tick_shift != now >> self.tick_shift {
                 let node = slot.node();
                 self.order.relink((Class::Dynamic, port), (Class::Dynamic, port), node);
             }
@@ -289,6 +293,7 @@ impl Fdb {
     /// entries out.
     pub fn set_ageing(&mut self, ageing: Duration) {
         self.ageing_ms = u64::try_from(ageing.min(AGEING_MAX).as_millis()).unwrap_or(u64::MAX);
+        self.tick_shift = (self.ageing_ms / TICKS).max(1).ilog2();
         if self.ageing_ms == 0 {
             self.flush(&FlushScope::default());
         }

@@ -131,16 +131,16 @@ fn a_newcomer_on_a_quiet_port_replaces_the_oldest_of_the_fullest() {
         assert_eq!(learn(&mut fdb, mac, 0, mac), Learned::New);
     }
     assert_eq!(learn(&mut fdb, 11, 0, 20), Learned::Refused, "the fullest port gets nothing more");
-    // A refresh in a later tick makes 1 the youngest; one in the same tick
+    // A refresh in a later tick (of 32,768 ms) makes 1 the youngest; one in the same tick
     // leaves 2 the oldest.
-    learn(&mut fdb, 1, 0, 3000);
+    learn(&mut fdb, 1, 0, 40_000);
     learn(&mut fdb, 2, 0, 30);
-    assert_eq!(learn(&mut fdb, 21, 1, 3001), Learned::New);
-    assert_eq!((look_up(&fdb, 1, 3001), look_up(&fdb, 2, 3001)), (Some(0), None));
+    assert_eq!(learn(&mut fdb, 21, 1, 40_001), Learned::New);
+    assert_eq!((look_up(&fdb, 1, 40_001), look_up(&fdb, 2, 40_001)), (Some(0), None));
     for mac in 22..=25 {
-        assert_eq!(learn(&mut fdb, mac, 1, 3002), Learned::New);
+        assert_eq!(learn(&mut fdb, mac, 1, 40_002), Learned::New);
     }
-    assert_eq!(learn(&mut fdb, 26, 1, 3003), Learned::Refused, "the fair share is five of ten");
+    assert_eq!(learn(&mut fdb, 26, 1, 40_003), Learned::Refused, "the fair share is five of ten");
     assert_eq!((fdb.dynamic_len(PortId::new(0)), fdb.dynamic_len(PortId::new(1))), (5, 5));
 }
 
@@ -201,12 +201,12 @@ fn the_largest_and_the_smallest_table_fill_up() {
         assert!((1..=u64::from(capacity)).all(|mac| look_up(&fdb, mac, 0) == Some(0)));
         let spread = fdb.spread();
         assert_eq!(spread.len, capacity);
-        assert!(spread.probes <= 2 * u64::from(capacity) + 1, "{spread:?}");
+        assert!(spread.probes <= u64::from(capacity) * 11 / 10 + 1, "{spread:?}");
     }
 }
 
 /// Structured addresses under many secrets, weak ones among them: as evenly
-/// spread as random ones, which take 1.22 probes at a load of 10/32.
+/// spread as random ones.
 #[test]
 fn no_pattern_of_addresses_lies_unevenly() {
     let patterns: [fn(u64) -> u64; 6] = [
@@ -228,7 +228,7 @@ fn no_pattern_of_addresses_lies_unevenly() {
                 learn(&mut fdb, pattern(i), 0, 0);
             }
             let spread = fdb.spread();
-            assert!(spread.probes < 14_000, "pattern {number}, secret {secret:x?}: {spread:?}");
+            assert!(spread.probes < 10_200, "pattern {number}, secret {secret:x?}: {spread:?}");
         }
     }
 }
