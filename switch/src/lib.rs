@@ -5,9 +5,12 @@
 //! and leave).
 
 pub mod bridge;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod engine;
 pub mod frame;
 pub mod offload;
+pub mod output;
 pub mod port;

@@ -1,3 +1,63 @@
-//! The `vswitch` program.
+//! The `vswitch` program: parse, run, exit code (0 done, 1 failed, 2 misused).
 
-fn main() {}
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use tracing_subscriber::EnvFilter;
+use vswitch::cli::{Cli, Command};
+use vswitch::commands;
+use vswitch::config::{ConfigError, Invoker, Origin};
+
+/// Misused: as clap's own.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = log_to_stderr(&cli.log).and_then(|()| dispatch(cli.command));
+    outcome.unwrap_or_else(|error| {
+        // Errors carry their fix on indented lines of their own.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
+        let misused = |error: &ConfigError| matches!(error.origin, Origin::Flag(_));
+        if error.downcast_ref().is_some_and(misused) { USAGE.into() } else { ExitCode::FAILURE }
+    })
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Client(command) => print(&commands::execute(&command, &Invoker::from_env())?),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Writes `text` to stdout; a reader that hung up has read enough.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        anyhow::anyhow!("--log {filter}: {e}\n  write error, warn, info, debug, trace, or MODULE=LEVEL")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+    Ok(())
+}

@@ -46,20 +46,20 @@ pub enum ClientError {
         owner: u32,
     },
     /// No switch listens there.
-    #[error("no switch listens on {}: {source}\n  start one: vswitch run --control {}", path.display(), path.display())]
+    #[error("no switch listens on {}: {cause}\n  start one: vswitch run --control {}", path.display(), path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It was there, and does not answer.
-    #[error("the switch on {} does not answer: {source}\n  look at its output, or end it: kill its pid", path.display())]
+    #[error("the switch on {} does not answer: {cause}\n  look at its output, or end it: kill its pid", path.display())]
     Silent {
         /// The socket.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It answers something else.
     #[error("the switch on {} answers something unknown: {what}\n  use the client of the same version", path.display())]
@@ -158,13 +158,13 @@ impl Client {
     /// # Errors
     /// Nobody listens there, or it belongs to somebody else.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        let fault = |source: io::Error| {
+        let fault = |cause: io::Error| {
             let owner = fs::symlink_metadata(path).map(|found| found.uid());
-            match (source.kind(), owner) {
+            match (cause.kind(), owner) {
                 (io::ErrorKind::PermissionDenied, Ok(owner)) => {
                     ClientError::Denied { path: path.to_owned(), owner }
                 }
-                _ => ClientError::Connect { path: path.to_owned(), source },
+                _ => ClientError::Connect { path: path.to_owned(), cause },
             }
         };
         let stream = UnixStream::connect(path).map_err(fault)?;
@@ -179,7 +179,7 @@ impl Client {
     /// # Errors
     /// The switch refuses, or does not answer.
     pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
-        let silent = |source| ClientError::Silent { path: self.path.clone(), source };
+        let silent = |cause| ClientError::Silent { path: self.path.clone(), cause };
         let unknown = |what: String| ClientError::Unknown { path: self.path.clone(), what };
         let id = self.next_id;
         self.next_id += 1;
@@ -212,6 +212,24 @@ impl Client {
             return Err(unknown(format!("reply {:?} to request {id}", reply.id)));
         }
         Ok(reply.body)
+    }
+
+    /// Waits until the switch has closed the connection: it has ended.
+    ///
+    /// # Errors
+    /// It is still there after ten seconds.
+    pub fn wait_end(mut self) -> Result<(), ClientError> {
+        let mut rest = Vec::new();
+        match (&mut self.stream).take(REPLY_MAX).read_to_end(&mut rest) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let what = format!("it still runs after {} s", TIMEOUT.as_secs());
+                Err(ClientError::Silent {
+                    path: self.path,
+                    cause: io::Error::new(io::ErrorKind::TimedOut, what),
+                })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// All FDB entries that match `filter`, page by page. Frames go on

@@ -49,12 +49,12 @@ pub enum LockError {
         owner: u32,
     },
     /// The kernel's word.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -74,7 +74,7 @@ impl Lock {
     /// # Errors
     /// The lock is held, or files cannot be made there.
     pub fn take(path: &Path, control: &Path, owner: u32) -> Result<Lock, LockError> {
-        let io = |source| LockError::Io { path: path.to_owned(), source };
+        let io = |cause| LockError::Io { path: path.to_owned(), cause };
         make_dir(path.parent().unwrap_or(Path::new("/")))?;
         // A look by a client holds the lock for an instant: wait that out.
         let mut looks = 0;
@@ -144,7 +144,7 @@ pub(super) fn give(path: &Path, owner: u32) -> Result<(), LockError> {
 
 /// Makes the directory of locks and sockets, or checks the one that is there.
 fn make_dir(dir: &Path) -> Result<(), LockError> {
-    let io = |source| LockError::Io { path: dir.to_owned(), source };
+    let io = |cause| LockError::Io { path: dir.to_owned(), cause };
     let uid = rustix::process::geteuid().as_raw();
     // Under sudo root's directory holds the sockets of several users, each
     // 0600 and their own: they must be able to reach them.

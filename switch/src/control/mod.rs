@@ -23,3 +23,6 @@ pub use protocol::{Envelope, FdbFilter, LINE_MAX, Request, Response, VERSION, de
 pub use reply::{ErrorReply, Fdb, FdbLine, PortDetail, PortLine, PortState, Ports, Show};
 pub use server::{BindError, CLIENTS_MAX, Server};
 pub use stats::{PortStats, Stats};
+
+#[cfg(test)]
+pub(crate) use reply::examples;

@@ -52,12 +52,12 @@ pub enum BindError {
     #[error(transparent)]
     Owner(#[from] LockError),
     /// The kernel's word.
-    #[error("control socket {}: {source}", path.display())]
+    #[error("control socket {}: {cause}", path.display())]
     Io {
         /// The path.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -87,7 +87,7 @@ impl Server {
     /// # Errors
     /// The path is taken, or the kernel refuses it.
     pub fn bind(path: &Path, owner: u32, registry: &Registry, first: Token) -> Result<Server, BindError> {
-        let io = |source| BindError::Io { path: path.to_owned(), source };
+        let io = |cause| BindError::Io { path: path.to_owned(), cause };
         remove_stale(path)?;
         let registry = registry.try_clone().map_err(io)?;
         let mut listener = UnixListener::bind(path).map_err(io)?;
@@ -250,7 +250,7 @@ impl Drop for Server {
 
 /// Removes a socket that nobody listens on any more.
 fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let io = |source| BindError::Io { path: path.to_owned(), source };
+    let io = |cause| BindError::Io { path: path.to_owned(), cause };
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(io(e)),

@@ -1,0 +1,86 @@
+//! The program's client commands against a server: text, JSON, exit codes, and
+//! a pipe that hangs up.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use vswitch_tests::process::binary;
+
+use crate::rig::Rig;
+
+fn vswitch(args: &[&str]) -> Command {
+    let mut command = Command::new(binary("vswitch").unwrap());
+    command.args(args).env_remove("VSWITCH_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Exit code, stdout, stderr.
+fn outcome(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn ask(rig: &Rig, args: &[&str]) -> (Option<i32>, String, String) {
+    outcome(vswitch(args).arg("--control").arg(rig.path()).output().unwrap())
+}
+
+#[test]
+fn answers_come_as_text_or_json() {
+    let rig = Rig::own();
+    let done = |text: &str| (Some(0), text.to_owned(), String::new());
+    assert_eq!(ask(&rig, &["fdb", "flush"]), done("flushed 1 entry\n"));
+    assert_eq!(ask(&rig, &["port", "del", "tap0"]), done("tap0: removed\n"));
+    assert_eq!(ask(&rig, &["set", "ageing=60s"]), done("done\n"));
+    let (code, stdout, _) = ask(&rig, &["set", "ageing=60s", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, json), (Some(0), serde_json::json!({"reply": "done", "count": 4})));
+    let (code, stdout, _) = ask(&rig, &["fdb", "show"]);
+    assert_eq!((code, stdout.lines().count()), (Some(0), 1 + 3 * 4096));
+    assert!(stdout.starts_with("MAC                PORT  AGE\n02:00:00:00:00:00  tap0  0s\n"));
+}
+
+#[test]
+fn a_pipe_that_hangs_up_ends_the_command_quietly() {
+    let rig = Rig::own();
+    let mut command = vswitch(&["fdb", "show", "--control"]);
+    let mut child = command.arg(rig.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    // 400 KiB are on their way; the pipe holds 64 and the reader 8.
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first, "MAC                PORT  AGE\n");
+    assert_eq!(outcome(child.wait_with_output().unwrap()), (Some(0), String::new(), String::new()));
+}
+
+#[test]
+fn failures_say_what_to_do_and_have_their_exit_code() {
+    let (code, stdout, stderr) = outcome(vswitch(&["show", "--name", "no such"]).output().unwrap());
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.starts_with("error: no switch called `no such` is running\n  "), "{stderr}");
+
+    let (code, _, stderr) = outcome(vswitch(&["show", "--control", "/nowhere/a.sock"]).output().unwrap());
+    assert_eq!(
+        (code, stderr.as_str()),
+        (
+            Some(1),
+            "error: no switch listens on /nowhere/a.sock: No such file or directory (os error 2)\n  \
+             start one: vswitch run --control /nowhere/a.sock\n"
+        )
+    );
+    assert_eq!(outcome(vswitch(&["show", "--nonsense"]).output().unwrap()).0, Some(2));
+    let (code, _, stderr) = outcome(vswitch(&["show", "--log", "a=b=c"]).output().unwrap());
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: --log a=b=c: "), "{stderr}");
+}
+
+#[test]
+fn completions_and_man_pages_are_made() {
+    let (code, stdout, _) = outcome(vswitch(&["completions", "bash"]).output().unwrap());
+    assert!(code == Some(0) && stdout.contains("_vswitch()") && stdout.contains("--statics"));
+    let dir = tempfile::tempdir().unwrap();
+    let man = dir.path().join("man1");
+    assert!(vswitch(&["man"]).arg(&man).status().unwrap().success());
+    for page in ["vswitch.1", "vswitch-show.1", "vswitch-port-add.1", "vswitch-fdb-flush.1"] {
+        let text = std::fs::read_to_string(man.join(page)).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+}
