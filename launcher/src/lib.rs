@@ -1,8 +1,33 @@
 //! vlab: labs of QEMU guests on one Ethernet.
 //!
-//! Read in this order: [`lab`] (what the file says), [`names`] (identities
-//! that follow from it).
+//! Read in this order. Pure: [`lab`] (what the file says), [`names`]
+//! (identities that follow from it), [`places`] (where its files go), [`guest`]
+//! (QEMU's command line), [`plan`] (the steps of `up`). On disk: [`state`] (what
+//! was made), [`lock`], [`disk`]. Acting: [`runner`] (the one trait between a
+//! plan and the machine), [`up`], [`ready`], [`down`], [`status`], [`console`].
+//!
+//! Deliberately absent: a daemon. `vlab` ends after every command; what goes on
+//! is `vswitch` and QEMU, and what is known of them is in [`state`].
 #![forbid(unsafe_code)]
 
+pub mod accel;
+pub mod clock;
+pub mod command;
+pub mod console;
+pub mod disk;
+pub mod down;
+pub mod facts;
+pub mod guest;
 pub mod lab;
+pub mod lock;
 pub mod names;
+pub mod places;
+pub mod plan;
+pub mod privilege;
+pub mod process;
+pub mod qmp;
+pub mod ready;
+pub mod runner;
+pub mod state;
+pub mod status;
+pub mod up;

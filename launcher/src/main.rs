@@ -1,3 +1,28 @@
-//! The `vlab` program.
+//! The `vlab` program: parse, run, exit code.
+//!
+//! Results go to stdout, everything said on the way to stderr. Exit code 1 is a
+//! failure, 2 a wrong command line.
 
-fn main() {}
+mod cli;
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match commands::run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            if cli.global.json {
+                commands::print(&(serde_json::json!({ "error": format!("{e:#}") }).to_string() + "\n"));
+            } else {
+                eprintln!("error: {e:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vswitch::frame::MacAddr;
 
 pub use guest_keys::parse_duration;
@@ -99,7 +99,8 @@ pub enum DiskBus {
 }
 
 /// How a guest is known to be up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Ready {
     /// By the first frame from a lab MAC; without a lab NIC by running.
     Auto,

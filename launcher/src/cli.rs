@@ -1,0 +1,147 @@
+//! What can be typed. No behaviour here; see `commands`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Labs of QEMU guests on one Ethernet: disks, guests and their switch from one
+/// file.
+#[derive(Debug, Parser)]
+#[command(name = "vlab", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The lab file [default: lab.toml in this folder]
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub lab: Option<PathBuf>,
+    /// The lab that is up under this name, wherever its file is
+    #[arg(long, global = true, value_name = "LAB", conflicts_with = "lab")]
+    pub name: Option<String>,
+    /// Print JSON, for machines
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Write a small lab.toml into this folder
+    Init,
+    /// Start the switches and the guests, and wait until all are up
+    Up {
+        /// When something fails, leave what is up for inspection
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Stop everything that `up` started
+    Down {
+        /// Delete the guests' clones as well
+        #[arg(long)]
+        disks: bool,
+        /// How long guests may take to power down
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+        grace: Duration,
+    },
+    /// Show what is up
+    Status,
+    /// Print the commands that `up` would run, for pasting into a shell
+    Plan,
+    /// Attach to a guest's serial console; Ctrl-] leaves
+    Console {
+        /// The guest
+        guest: String,
+    },
+    /// Print what came out of a guest's console
+    Logs {
+        /// The guest
+        guest: String,
+        /// What QEMU said instead
+        #[arg(long)]
+        qemu: bool,
+    },
+    /// Make disk images, or look at one
+    #[command(subcommand)]
+    Disk(Disk),
+    /// Print a completion script
+    #[command(hide = true)]
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: Option<PathBuf>,
+    },
+}
+
+/// Commands on disk images.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Disk {
+    /// Make an empty image (qcow2, grows as it is written)
+    Create {
+        /// Its file
+        #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
+        image: PathBuf,
+        /// What the guest sees: 512M, 8G, 1T
+        #[arg(long)]
+        size: String,
+        /// Replace an image that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a linked clone: it holds only what differs from its base
+    Clone {
+        /// The image to start from, which must not change afterwards
+        #[arg(value_hint = clap::ValueHint::FilePath)]
+        base: PathBuf,
+        /// The clone's file
+        #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
+        image: PathBuf,
+        /// Replace an image that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show format, sizes, base and clones of an image
+    Info {
+        /// Its file
+        #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
+        image: PathBuf,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    vlab::lab::parse_duration(text)
+        .ok_or_else(|| format!("`{text}` is not a duration: write 10s, 2m or 500ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_goes_with_every_command() {
+        for words in ["init", "up", "down", "status", "plan", "console a", "logs a", "disk info a"] {
+            let line = format!("vlab {words} --json");
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert!(cli.global.json, "{line}");
+        }
+    }
+}

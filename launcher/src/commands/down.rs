@@ -1,0 +1,97 @@
+//! `vlab down`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use vlab::down::{Options, Report, take_down};
+use vlab::lock::Lock;
+use vlab::process;
+use vlab::runner::{self, Machine};
+use vlab::state::State;
+
+use super::target::Target;
+use super::{print, print_json};
+
+/// Takes the lab down.
+pub fn run(target: &Target, disks: bool, grace: Duration) -> Result<()> {
+    let Some(store) = target.store()? else { return nothing(target, disks) };
+    let places = target.roots.lab(&store.state.lab);
+    runner::private_directory(&places.run)?;
+    let _lock = Lock::take(&places.lock())?;
+    // It may have changed while nobody held the lock.
+    let Some(store) = target.store()? else { return nothing(target, disks) };
+    let options = Options { grace, disks, boot_id: process::boot_id()? };
+    let mut machine = Machine::new(target.user.clone());
+    let report = take_down(&store, std::slice::from_ref(&places.run), &options, &mut machine)?;
+    if target.global.json {
+        let kept = if disks { &[][..] } else { &store.state.clones };
+        return print_json(&json!({ "lab": store.state.lab, "report": report, "kept": kept }));
+    }
+    for name in &report.forced {
+        eprintln!("{name} did not power down within {}s and was ended", grace.as_secs());
+    }
+    for interface in &report.left {
+        eprintln!("warning: {interface} could not be removed: ip link del {interface}");
+    }
+    print(&summary(&store.state, &report));
+    Ok(())
+}
+
+/// "stopped one, zero, lan. Kept: arch.qcow2, 2 clones (delete: …)"
+fn summary(state: &State, report: &Report) -> String {
+    let mut text = match report.stopped.as_slice() {
+        [] => format!("nothing of lab {} was running.", state.lab),
+        stopped => format!("stopped {}.", stopped.join(", ")),
+    };
+    let mut kept: Vec<String> = state
+        .images
+        .iter()
+        .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    let clones = state.clones.iter().filter(|clone| clone.exists()).count();
+    let plural = if clones == 1 { "" } else { "s" };
+    if clones > 0 {
+        kept.push(format!("{clones} clone{plural} (delete: vlab down --disks)"));
+    }
+    if !kept.is_empty() {
+        text.push_str(&format!(" Kept: {}", kept.join(", ")));
+    }
+    if !report.removed.is_empty() {
+        let plural = if report.removed.len() == 1 { "" } else { "s" };
+        text.push_str(&format!(" Deleted {} clone{plural}.", report.removed.len()));
+    }
+    text + "\n"
+}
+
+/// There is no state: it is down already, or never was up. Clones may be left.
+fn nothing(target: &Target, disks: bool) -> Result<()> {
+    let mut removed: Vec<PathBuf> = Vec::new();
+    if disks {
+        let name = match &target.global.name {
+            Some(name) => name.clone(),
+            None => target.lab().context("which lab's disks?")?.0.name,
+        };
+        let folder = target.roots.lab(&name).data;
+        for file in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if file.path().extension().is_some_and(|extension| extension == "qcow2") {
+                std::fs::remove_file(file.path())?;
+                removed.push(file.path());
+            }
+        }
+    }
+    if target.global.json {
+        return print_json(
+            &json!({ "lab": target.name_for_humans(), "report": Report { removed, ..Report::default() }, "kept": [] }),
+        );
+    }
+    let name = target.name_for_humans();
+    let deleted = match removed.len() {
+        0 => String::new(),
+        1 => "; deleted 1 clone".to_owned(),
+        n => format!("; deleted {n} clones"),
+    };
+    print(&format!("lab {name} is not up{deleted}\n"));
+    Ok(())
+}

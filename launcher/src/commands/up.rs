@@ -1,0 +1,277 @@
+//! `vlab up`.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
+use vlab::clock;
+use vlab::down::{Options, take_down};
+use vlab::facts;
+use vlab::lab::{Address, Boot, Lab};
+use vlab::lock::Lock;
+use vlab::places::Places;
+use vlab::plan::{self, Facts};
+use vlab::process;
+use vlab::ready::{self, Outcome};
+use vlab::runner::{self, Machine, Runner as _};
+use vlab::state::{self, GuestRecord, State, Store};
+use vlab::status;
+use vlab::up::bring_up;
+
+use super::target::Target;
+use super::{print, print_json};
+
+/// Guests of a lab that failed to come up lose little; they get this long.
+const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Brings the lab up.
+pub fn run(target: &Target, keep: bool) -> Result<()> {
+    let (lab, file) = target.lab()?;
+    let places = target.roots.lab(&lab.name);
+    runner::private_directory(&places.run)?;
+    runner::private_directory(&places.state)?;
+    let lock = Lock::take(&places.lock())?;
+    let mut machine = Machine::new(target.user.clone());
+    let digest = digest(&lab)?;
+    if is_up(&file, &digest, &places, &mut machine)? {
+        return report_up(target, &places, None);
+    }
+
+    let prepared = facts::gather(&lab, &target.user, places.clone(), None)
+        .and_then(|facts| Ok((plan::plan(&lab, &facts)?, facts)));
+    let (steps, facts) = match prepared {
+        Ok(prepared) => prepared,
+        Err(e) => {
+            // Nothing was made but the directory of the lock.
+            machine.remove(&places.run)?;
+            return Err(e);
+        }
+    };
+    notes(&lab, &facts);
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let mut store = Store::new(places.state_file(), begin(&lab, &file, digest, &facts)?);
+    let outcome = bring_up(&steps, &mut store, &mut machine)
+        .and_then(|()| wait_until_ready(&store.state, &interrupted));
+    let times = match outcome {
+        Ok(times) => times,
+        Err(e) if keep => {
+            return Err(e.context("left as it is (--keep); take it down: vlab down"));
+        }
+        Err(e) => {
+            undo(&mut store, &facts, &places, &mut machine).map_err(|undo| {
+                anyhow!("{e:#}\n  and taking it down again failed: {undo:#}; try vlab down")
+            })?;
+            return Err(e.context("nothing is left running"));
+        }
+    };
+    store.state.complete = true;
+    store.save()?;
+    drop(lock);
+    report_up(target, &places, Some(&times))
+}
+
+fn digest(lab: &Lab) -> Result<String> {
+    let digest = Sha256::digest(serde_json::to_vec(lab)?);
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn begin(lab: &Lab, file: &Path, digest: String, facts: &Facts) -> Result<State> {
+    let mut images: Vec<_> =
+        lab.guests.iter().filter_map(|guest| guest.image()).map(Path::to_owned).collect();
+    images.sort();
+    images.dedup();
+    Ok(State {
+        version: state::VERSION,
+        lab: lab.name.clone(),
+        file: file.to_owned(),
+        digest,
+        boot_id: process::boot_id()?,
+        complete: false,
+        images,
+        files: Vec::new(),
+        clones: facts.clones.iter().cloned().collect(),
+        switches: Vec::new(),
+        guests: Vec::new(),
+    })
+}
+
+/// Whether the lab is up as its file says. What an interrupted `up` or another
+/// boot left is taken down first.
+fn is_up(file: &Path, digest: &str, places: &Places, machine: &mut Machine) -> Result<bool> {
+    let Some(store) = Store::load(&places.state_file())? else { return Ok(false) };
+    let state = &store.state;
+    let boot_id = process::boot_id()?;
+    let same_boot = state.boot_id == boot_id;
+    let guests = state.guests.iter().map(|guest| (&guest.name, guest.process));
+    let switches = state.switches.iter().map(|switch| (&switch.name, switch.process));
+    let (alive, dead): (Vec<_>, Vec<_>) = guests
+        .chain(switches)
+        .partition(|(_, process)| same_boot && process.is_some_and(|process| process.alive()));
+    if state.file != file && !alive.is_empty() {
+        bail!(
+            "a lab called {} is up from {}\n  take it down: vlab down --name {}, or give this one another name",
+            state.lab,
+            state.file.display(),
+            state.lab
+        );
+    }
+    if state.complete && !alive.is_empty() {
+        if let Some((name, _)) = dead.first() {
+            bail!(
+                "lab {} is up, but {name} has ended\n  start all again: vlab down, then vlab up",
+                state.lab
+            );
+        }
+        if state.digest != digest {
+            bail!(
+                "lab {} is up, and its file has changed since\n  changes to a running lab are not available in this version: vlab down, then vlab up",
+                state.lab
+            );
+        }
+        return Ok(true);
+    }
+    eprintln!("taking down what an earlier vlab up of lab {} left", state.lab);
+    let options = Options { grace: GRACE_AFTER_FAILURE, disks: false, boot_id };
+    take_down(&store, &[], &options, machine)?;
+    Ok(false)
+}
+
+/// What the user should know before it starts.
+fn notes(lab: &Lab, facts: &Facts) {
+    for warning in facts::overlapping_routes(lab) {
+        eprintln!("warning: {warning}");
+    }
+    let mut reasons: Vec<&String> = facts.accels.values().filter_map(|(_, why)| why.as_ref()).collect();
+    reasons.dedup();
+    for why in reasons {
+        eprintln!("accel: tcg, not kvm: {why}");
+    }
+    let by_hand = lab.guests.iter().any(|guest| {
+        let addressed = guest.nics.iter().any(|nic| matches!(nic.address, Address::Static(_)));
+        addressed && !guest.configure_none && !matches!(guest.boot, Boot::Kernel { .. })
+    });
+    if by_hand {
+        eprintln!(
+            "note: set the guests' addresses inside the guests; `configure` is not available in this version"
+        );
+    }
+}
+
+fn undo(store: &mut Store, facts: &Facts, places: &Places, machine: &mut Machine) -> Result<()> {
+    eprintln!("taking down what was started");
+    // Clones that were there before stay.
+    store.state.clones.retain(|clone| !facts.clones.contains(clone));
+    let options = Options { grace: GRACE_AFTER_FAILURE, disks: true, boot_id: process::boot_id()? };
+    take_down(store, std::slice::from_ref(&places.run), &options, machine)?;
+    Ok(())
+}
+
+/// Waits for all guests side by side; returns how long each took.
+fn wait_until_ready(state: &State, interrupted: &AtomicBool) -> Result<Vec<Duration>> {
+    let progress = Progress::new(&state.guests);
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let waits: Vec<_> = state
+            .guests
+            .iter()
+            .enumerate()
+            .map(|(index, guest)| {
+                let progress = &progress;
+                scope.spawn(move || {
+                    let outcome = ready::wait(guest, state, interrupted);
+                    progress.settle(index, guest, &outcome);
+                    outcome
+                })
+            })
+            .collect();
+        let panicked = || Outcome::Failed("waiting for it went wrong".to_owned());
+        waits.into_iter().map(|wait| wait.join().unwrap_or_else(|_| panicked())).collect()
+    });
+    if interrupted.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    let mut times = Vec::new();
+    let mut failures = Vec::new();
+    for (guest, outcome) in state.guests.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Up(after) => times.push(after),
+            Outcome::Failed(why) => failures.push(format!("guest {}: {why}", guest.name)),
+            Outcome::Interrupted => bail!("interrupted"),
+        }
+    }
+    if failures.is_empty() { Ok(times) } else { Err(anyhow!(failures.join("\n"))) }
+}
+
+/// A spinner per guest on a terminal, a line per guest in a pipe.
+struct Progress {
+    _all: MultiProgress,
+    bars: Option<Vec<ProgressBar>>,
+}
+
+impl Progress {
+    fn new(guests: &[GuestRecord]) -> Progress {
+        let all = MultiProgress::new();
+        if !std::io::stderr().is_terminal() {
+            return Progress { _all: all, bars: None };
+        }
+        let style = ProgressStyle::with_template("{prefix}  {msg} {spinner} {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bars = guests.iter().map(|guest| {
+            let bar = all.add(ProgressBar::new_spinner().with_style(style.clone()));
+            bar.set_prefix(guest.name.clone());
+            bar.set_message("booting");
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Progress { bars: Some(bars.collect()), _all: all }
+    }
+
+    fn settle(&self, index: usize, guest: &GuestRecord, outcome: &Outcome) {
+        match (self.bars.as_ref().and_then(|bars| bars.get(index)), outcome) {
+            // The table that follows says it again, in full.
+            (Some(bar), _) => bar.finish_and_clear(),
+            (None, Outcome::Up(after)) => eprintln!("{}: up after {}", guest.name, clock::short(*after)),
+            (None, Outcome::Failed(_)) => eprintln!("{}: failed", guest.name),
+            (None, Outcome::Interrupted) => {}
+        }
+    }
+}
+
+fn report_up(target: &Target, places: &Places, times: Option<&[Duration]>) -> Result<()> {
+    let store = Store::load(&places.state_file())?.context("the state is gone")?;
+    let state = &store.state;
+    if target.global.json {
+        return print_json(&status::look(state));
+    }
+    if times.is_none() {
+        print(&format!("lab {} is up already\n", state.lab));
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for switch in &state.switches {
+        rows.push(vec![switch.network.clone(), switch.link.clone(), "ready".to_owned()]);
+    }
+    for (index, guest) in state.guests.iter().enumerate() {
+        let took = times.and_then(|times| times.get(index).copied());
+        let age = took.or_else(|| guest.process.and_then(|process| process.age()));
+        let up = age.map_or("up".to_owned(), |age| format!("up {}", clock::short(age)));
+        let mut row = vec![guest.name.clone(), guest.accel.name().to_owned(), up];
+        row.extend(guest.nics.iter().map(|nic| {
+            let address = nic.address.as_deref().unwrap_or(&nic.network);
+            format!("{address} ({})", nic.guest_interface)
+        }));
+        row.extend(guest.internet.iter().map(|interface| format!("internet ({interface})")));
+        rows.push(row);
+    }
+    print(&status::columns(&rows));
+    let console = state.guests.iter().find(|guest| guest.serial.is_some());
+    let console = console.map(|guest| format!("vlab console {} (Ctrl-] leaves), ", guest.name));
+    print(&format!("next: {}vlab status, vlab down\n", console.unwrap_or_default()));
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! Looking at the machine: what [`crate::plan`] needs to know and may not ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::accel::{self, KvmFacts};
+use crate::disk;
+use crate::guest::Qemu;
+use crate::lab::{Boot, Lab};
+use crate::names::{self, Subnet};
+use crate::places::{Places, User};
+use crate::plan::Facts;
+use crate::state::State;
+
+/// Everything about this machine that `lab` depends on. Ports that `recorded`
+/// remembers are kept.
+///
+/// # Errors
+/// A program or an image is missing, with what to do about it.
+pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) -> Result<Facts> {
+    let mut formats = BTreeMap::new();
+    let mut clones = BTreeSet::new();
+    for guest in &lab.guests {
+        if let Some(image) = guest.image() {
+            formats.insert(image.to_owned(), disk::format(image).map_err(|e| missing(image, &e))?);
+        }
+        if let Boot::Kernel { kernel, initrd, .. } = &guest.boot {
+            for file in [Some(kernel), initrd.as_ref()].into_iter().flatten() {
+                fs::File::open(file).with_context(|| format!("guest {}: {}", guest.name, file.display()))?;
+            }
+        }
+        let clone = places.clone_of(&guest.name);
+        if let Boot::Base(base, _) = &guest.boot
+            && clone.exists()
+        {
+            check_clone(&clone, base)?;
+            clones.insert(clone);
+        }
+    }
+    let kvm = KvmFacts::probe();
+    let mut accels = BTreeMap::new();
+    for guest in &lab.guests {
+        let accel = accel::decide(guest.accel, &kvm).map_err(|e| anyhow!("guest {}: {e}", guest.name))?;
+        accels.insert(guest.name.clone(), accel);
+    }
+    Ok(Facts {
+        user: user.clone(),
+        places,
+        vswitch: vswitch()?,
+        qemu: qemu()?,
+        accels,
+        ssh_ports: ssh_ports(lab, user.uid, recorded)?,
+        formats,
+        clones,
+    })
+}
+
+fn missing(image: &Path, error: &anyhow::Error) -> anyhow::Error {
+    if image.exists() {
+        return anyhow!("{error:#}");
+    }
+    let path = image.display();
+    anyhow!("{path} is missing\n  make it: vlab disk create {path} --size 8G, and install a system into it")
+}
+
+fn check_clone(clone: &Path, base: &Path) -> Result<()> {
+    let info = disk::info(clone, &[])?;
+    let was = info.base.as_deref().and_then(|path| fs::canonicalize(path).ok());
+    if was != fs::canonicalize(base).ok() {
+        bail!(
+            "{} is a clone of {}, not of {}\n  make it anew: vlab down --disks",
+            clone.display(),
+            info.base.as_deref().unwrap_or(Path::new("nothing")).display(),
+            base.display()
+        );
+    }
+    Ok(())
+}
+
+/// The switch: `VSWITCH`, else beside this program, else on PATH.
+fn vswitch() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("VSWITCH") {
+        return Ok(path.into());
+    }
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("vswitch"));
+    beside.filter(|path| is_program(path)).or_else(|| on_path("vswitch")).ok_or_else(|| {
+        anyhow!(
+            "there is no vswitch program\n  put it beside vlab or on PATH, or say where it is: VSWITCH=PATH"
+        )
+    })
+}
+
+/// QEMU: `QEMU`, else qemu-system-x86_64 on PATH.
+fn qemu() -> Result<Qemu> {
+    let named = std::env::var_os("QEMU").map(PathBuf::from);
+    let program = named.or_else(|| on_path("qemu-system-x86_64")).ok_or_else(|| {
+        anyhow!("there is no qemu-system-x86_64\n  install it (package qemu-system-x86), or say where it is: QEMU=PATH")
+    })?;
+    let output = Command::new(&program)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = parse_version(&text)
+        .with_context(|| format!("{} names no version: {}", program.display(), text.trim()))?;
+    Ok(Qemu { program, version })
+}
+
+/// `QEMU emulator version 10.0.2 (Debian…)`.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let (_, rest) = text.split_once("version ")?;
+    let mut parts = rest.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| is_program(path))
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// A port for each guest with internet: the file's, the recorded one, or the
+/// first free one from where the guest's name points.
+fn ssh_ports(lab: &Lab, uid: u32, recorded: Option<&State>) -> Result<BTreeMap<String, u16>> {
+    let mut ports: BTreeMap<String, u16> = BTreeMap::new();
+    let mut taken: Vec<u16> = lab
+        .guests
+        .iter()
+        .flat_map(|guest| guest.forwards.iter().map(|forward| forward.host).chain(guest.ssh_port))
+        .collect();
+    for guest in lab.guests.iter().filter(|guest| guest.internet) {
+        let was =
+            recorded.and_then(|state| state.guests.iter().find(|record| record.name == guest.name)?.ssh_port);
+        let port = match guest.ssh_port.or(was) {
+            Some(port) => port,
+            None => {
+                let start = names::ssh_port(uid, &lab.name, &guest.name);
+                (start..start + 500)
+                    .find(|port| {
+                        !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+                    })
+                    .with_context(|| format!("no free port for ssh to {} from {start} on", guest.name))?
+            }
+        };
+        taken.push(port);
+        ports.insert(guest.name.clone(), port);
+    }
+    Ok(ports)
+}
+
+/// Routes of the host that overlap a network of the lab: guests would reach the
+/// lab, and the host something else, under one address.
+pub fn overlapping_routes(lab: &Lab) -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let routes: Vec<(String, Subnet)> = table.lines().skip(1).filter_map(parse_route).collect();
+    let mut warnings = Vec::new();
+    for network in &lab.networks {
+        let Some(subnet) = network.subnet else { continue };
+        for (interface, route) in &routes {
+            if route.overlaps(subnet) {
+                let name = &network.name;
+                warnings.push(format!(
+                    "network {name} {subnet} overlaps this host's route to {route} ({interface})"
+                ));
+            }
+        }
+    }
+    warnings
+}
+
+/// One line of /proc/net/route; addresses are in the host's byte order.
+fn parse_route(line: &str) -> Option<(String, Subnet)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let number = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok().map(u32::from_be);
+    let (network, mask) = (number(1)?, number(7)?);
+    let prefix_len = u8::try_from(mask.count_ones()).ok()?;
+    // The default route overlaps everything and means nothing.
+    (prefix_len > 0).then(|| {
+        (
+            (*fields.first().unwrap_or(&"")).to_owned(),
+            Subnet { network: Ipv4Addr::from_bits(network), prefix_len },
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_routes() {
+        assert_eq!(parse_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds)"), Some((10, 0)));
+        assert_eq!(parse_version("QEMU emulator version 7.2.17"), Some((7, 2)));
+        assert_eq!(parse_version("nonsense"), None);
+        let line = "eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0";
+        let (interface, subnet) = parse_route(line).unwrap();
+        assert_eq!((interface.as_str(), subnet.to_string()), ("eth0", "192.168.1.0/24".to_owned()));
+        assert_eq!(parse_route("eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0"), None);
+    }
+
+    #[test]
+    fn ssh_ports_are_free_distinct_and_stay() {
+        let text = "[defaults]\nkernel = \"k\"\n[guests.a]\n[guests.b]\nssh = { port = 2222 }\n[guests.c]\ninternet = false\n";
+        let lab = crate::lab::parse(text, Path::new("lab.toml"), Path::new("/l")).unwrap();
+        let first = ssh_ports(&lab, 4_000_000, None).unwrap();
+        assert_eq!(first["b"], 2222);
+        assert!(!first.contains_key("c") && (20_000..33_000).contains(&first["a"]));
+        let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, first["a"]));
+        assert_ne!(ssh_ports(&lab, 4_000_000, None).unwrap()["a"], first["a"], "somebody has it");
+    }
+}

@@ -1,0 +1,262 @@
+//! QEMU's command line for one guest. Pure.
+//!
+//! The strings are a contract: `vlab plan` prints them for pasting. Devices sit
+//! in fixed PCI slots, since Linux names NICs after them: internet in 3
+//! (`ens3`), lab NICs from 4 (`ens4`…), the display adapter in 2, the disk in
+//! 30, out of the way.
+
+use std::path::{Path, PathBuf};
+
+use crate::accel::Accel;
+use crate::command::{Command, option};
+use crate::lab::{Boot, DiskBus, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Machine, Model, Nic};
+use crate::names;
+use crate::places::{Drop, Places};
+
+/// PCI slot of a virtio disk.
+const DISK_SLOT: usize = 30;
+
+/// The QEMU that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qemu {
+    /// The program.
+    pub program: PathBuf,
+    /// Major and minor version.
+    pub version: (u32, u32),
+}
+
+/// What a guest's command line depends on beside the lab file.
+#[derive(Debug)]
+pub struct GuestFacts<'f> {
+    /// Whose lab it is.
+    pub uid: u32,
+    /// How root is shed.
+    pub drop: &'f Drop,
+    /// The lab's directories.
+    pub places: &'f Places,
+    /// The QEMU to run.
+    pub qemu: &'f Qemu,
+    /// What runs the guest's code.
+    pub accel: Accel,
+    /// The host's port that leads to the guest's port 22.
+    pub ssh_port: Option<u16>,
+    /// The image it writes to, with its format.
+    pub disk: Option<(&'f Path, &'f str)>,
+}
+
+/// The command that starts `guest` of `lab`.
+pub fn command(lab: &Lab, guest: &Guest, facts: &GuestFacts<'_>) -> Command {
+    let mut argv = vec!["setsid".to_owned()];
+    if let Drop::To { uid, gid } = facts.drop {
+        argv.extend(["setpriv".to_owned(), format!("--reuid={uid}"), format!("--regid={gid}")]);
+        // /dev/kvm is the group kvm's.
+        argv.push("--init-groups".to_owned());
+    }
+    argv.push(facts.qemu.program.to_string_lossy().into_owned());
+    argv.extend(arguments(lab, guest, facts));
+    Command { argv, stdout: None, log: Some(facts.places.qemu_log(&guest.name)) }
+}
+
+fn arguments(lab: &Lab, guest: &Guest, facts: &GuestFacts<'_>) -> Vec<String> {
+    let mut line = Line::default();
+    line.pair("-name", format!("{}-{}", lab.name, guest.name));
+    line.pair("-uuid", names::uuid(&lab.name, &guest.name));
+    let machine = match guest.machine {
+        Machine::Pc => "pc",
+        Machine::Q35 => "q35",
+    };
+    line.pair("-machine", format!("{machine},accel={}", facts.accel.name()));
+    line.pair("-cpu", guest.cpu.as_deref().unwrap_or_else(|| facts.accel.cpu()));
+    line.pair("-smp", guest.cpus.to_string());
+    line.pair("-m", guest.memory_mib.to_string());
+    line.0.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
+    line.pair("-display", "none");
+    shed_rights(&mut line, facts);
+    monitor_and_console(&mut line, guest, facts.places);
+    boot(&mut line, guest, facts.disk);
+    internet(&mut line, lab, guest, facts.ssh_port);
+    for (position, nic) in guest.nics.iter().enumerate() {
+        lab_nic(&mut line, lab, guest, (position, nic), facts.uid);
+    }
+    line.0.extend(guest.qemu_args.iter().cloned());
+    line.0
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn pair(&mut self, flag: &str, value: impl Into<String>) {
+        self.0.extend([flag.to_owned(), value.into()]);
+    }
+}
+
+fn shed_rights(line: &mut Line, facts: &GuestFacts<'_>) {
+    // As libvirt confines QEMU. A QEMU that has yet to leave root must still
+    // be allowed setuid; it is denied to all others.
+    let elevate = match facts.drop {
+        Drop::Nobody => "allow",
+        Drop::Nothing | Drop::To { .. } => "deny",
+    };
+    line.pair(
+        "-sandbox",
+        format!("on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny"),
+    );
+    if *facts.drop == Drop::Nobody {
+        match facts.qemu.version >= (9, 1) {
+            true => line.pair("-run-with", "user=nobody"),
+            false => line.pair("-runas", "nobody"),
+        }
+    }
+}
+
+fn monitor_and_console(line: &mut Line, guest: &Guest, places: &Places) {
+    let socket = |path: PathBuf| format!("path={},server=on,wait=off", option(path));
+    line.pair("-chardev", format!("socket,id=qmp,{}", socket(places.qmp(&guest.name))));
+    line.pair("-mon", "chardev=qmp,mode=control");
+    if guest.serial {
+        let log = option(places.console_log(&guest.name));
+        line.pair(
+            "-chardev",
+            format!("socket,id=serial,{},logfile={log}", socket(places.serial(&guest.name))),
+        );
+        line.pair("-serial", "chardev:serial");
+    }
+}
+
+fn boot(line: &mut Line, guest: &Guest, disk: Option<(&Path, &str)>) {
+    if let Boot::Kernel { kernel, initrd, cmdline } = &guest.boot {
+        line.pair("-kernel", kernel.to_string_lossy());
+        if let Some(initrd) = initrd {
+            line.pair("-initrd", initrd.to_string_lossy());
+        }
+        if !cmdline.is_empty() {
+            line.pair("-append", cmdline.as_str());
+        }
+        return;
+    }
+    // Boot loaders of installed systems expect one, even if nobody looks.
+    line.pair("-device", "VGA,addr=0x2");
+    let Some((path, format)) = disk else { return };
+    let drive = format!("file={},format={format}", option(path));
+    match guest.disk_bus {
+        DiskBus::Ide => line.pair("-drive", format!("{drive},if=ide")),
+        DiskBus::Virtio => {
+            line.pair("-drive", format!("{drive},if=none,id=disk0"));
+            line.pair("-device", format!("virtio-blk-pci,drive=disk0,bootindex=0,addr={DISK_SLOT:#x}"));
+        }
+    }
+}
+
+fn internet(line: &mut Line, lab: &Lab, guest: &Guest, ssh_port: Option<u16>) {
+    if !guest.internet {
+        return;
+    }
+    let mut netdev = "user,id=internet".to_owned();
+    if let Some(port) = ssh_port {
+        netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{port}-:22"));
+    }
+    for forward in &guest.forwards {
+        let kind = if forward.udp { "udp" } else { "tcp" };
+        netdev.push_str(&format!(",hostfwd={kind}:{}:{}-:{}", forward.ip, forward.host, forward.guest));
+    }
+    line.pair("-netdev", netdev);
+    // Each guest has a user-mode network of its own; a colon keeps this name
+    // apart from every network of the lab.
+    let mac = names::mac(&lab.name, &guest.name, ":internet");
+    line.pair("-device", device(Model::Virtio, "internet", mac, INTERNET_SLOT, 1500));
+}
+
+fn lab_nic(line: &mut Line, lab: &Lab, guest: &Guest, (position, nic): (usize, &Nic), uid: u32) {
+    let id = format!("lab{position}");
+    let interface = nic.interface(uid, &lab.name, &guest.name);
+    line.pair("-netdev", format!("tap,id={id},ifname={interface},script=no,downscript=no"));
+    let mtu = lab.networks.iter().find(|network| network.name == nic.network).map_or(1500, |n| n.mtu);
+    line.pair("-device", device(nic.model, &id, nic.mac, FIRST_LAB_SLOT + position, mtu));
+}
+
+fn device(model: Model, netdev: &str, mac: impl std::fmt::Display, slot: usize, mtu: u16) -> String {
+    // No boot ROM: these guests boot from disks and kernels, and PXE would only
+    // delay the fault of a disk without a system.
+    let mut text = format!("{},netdev={netdev},mac={mac},addr={slot:#x},romfile=", model.device());
+    // Other models have no way to tell their guest.
+    if model == Model::Virtio && mtu != 1500 {
+        text.push_str(&format!(",host_mtu={mtu}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places::{Roots, User};
+
+    fn line(keys: &str, drop: &Drop, version: (u32, u32)) -> String {
+        let text = format!("[networks.lan]\nsubnet = \"192.168.1.0/24\"\nmtu = 9000\n[guests.zero]\n{keys}");
+        let lab = crate::lab::parse(&text, Path::new("lab.toml"), Path::new("/labs/ping")).unwrap();
+        let roots = Roots { run: "/run/vlab".into(), state: "/s".into(), data: "/d".into() };
+        let qemu = Qemu { program: "qemu-system-x86_64".into(), version };
+        let guest = &lab.guests[0];
+        let facts = GuestFacts {
+            uid: User { uid: 0, drop: drop.clone() }.uid,
+            drop,
+            places: &roots.lab("ping"),
+            qemu: &qemu,
+            accel: Accel::Tcg,
+            ssh_port: guest.internet.then_some(20_022),
+            disk: guest.image().map(|_| (Path::new("/d/ping/zero,1.qcow2"), "qcow2")),
+        };
+        command(&lab, guest, &facts).line()
+    }
+
+    #[test]
+    fn a_kernel_guest_in_full() {
+        let keys = "kernel = \"k\"\ninitrd = \"i\"\ncmdline = \"console=ttyS0 ip={lan.address}\"\nforwards = [\"8080:80\"]\nnics = [{ network = \"lan\", address = \"192.168.1.150\", ifname = \"tap0\" }]\nqemu_args = [\"-no-reboot\"]";
+        let expected = "setsid qemu-system-x86_64 -name ping-zero -uuid UUID -machine pc,accel=tcg -cpu max \
+            -smp 1 -m 1024 -nodefaults -no-user-config -display none \
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
+            -chardev socket,id=qmp,path=/run/vlab/ping/zero.qmp,server=on,wait=off -mon chardev=qmp,mode=control \
+            -chardev socket,id=serial,path=/run/vlab/ping/zero.serial,server=on,wait=off,logfile=/s/ping/zero.console.log \
+            -serial chardev:serial \
+            -kernel /labs/ping/k -initrd /labs/ping/i -append 'console=ttyS0 ip=192.168.1.150' \
+            -netdev user,id=internet,hostfwd=tcp:127.0.0.1:20022-:22,hostfwd=tcp:127.0.0.1:8080-:80 \
+            -device virtio-net-pci,netdev=internet,mac=MAC,addr=0x3,romfile= \
+            -netdev tap,id=lab0,ifname=tap0,script=no,downscript=no \
+            -device virtio-net-pci,netdev=lab0,mac=02:bb:79:c6:45:9b,addr=0x4,romfile=,host_mtu=9000 \
+            -no-reboot </dev/null >/s/ping/zero.qemu.log 2>&1 &"
+            .replace("UUID", &names::uuid("ping", "zero"))
+            .replace("MAC", &names::mac("ping", "zero", ":internet").to_string());
+        assert_eq!(line(keys, &Drop::Nothing, (10, 0)), expected);
+    }
+
+    #[test]
+    fn disks_and_models() {
+        let ide = line(
+            "disk = \"0.img\"\ndisk_bus = \"ide\"\ninternet = false\nnics = [{ network = \"lan\", model = \"e1000\" }]",
+            &Drop::Nothing,
+            (10, 0),
+        );
+        assert!(ide.contains("-drive file=/d/ping/zero,,1.qcow2,format=qcow2,if=ide"), "{ide}");
+        assert!(ide.contains("-device e1000,netdev=lab0,") && !ide.contains("host_mtu"), "{ide}");
+        assert!(!ide.contains("-netdev user"), "{ide}");
+        let virtio = line("base = \"b.qcow2\"\nserial = false\nmachine = \"q35\"", &Drop::Nothing, (10, 0));
+        assert!(
+            virtio.contains("if=none,id=disk0 -device virtio-blk-pci,drive=disk0,bootindex=0,addr=0x1e"),
+            "{virtio}"
+        );
+        assert!(virtio.contains("-machine q35,accel=tcg") && !virtio.contains("serial"), "{virtio}");
+    }
+
+    #[test]
+    fn qemu_is_never_root() {
+        let keys = "kernel = \"k\"";
+        let sudo = line(keys, &Drop::To { uid: 1000, gid: 100 }, (10, 0));
+        assert!(
+            sudo.starts_with("setsid setpriv --reuid=1000 --regid=100 --init-groups qemu-system-x86_64 "),
+            "{sudo}"
+        );
+        let root = line(keys, &Drop::Nobody, (9, 1));
+        assert!(root.contains("elevateprivileges=allow") && root.contains("-run-with user=nobody"), "{root}");
+        assert!(line(keys, &Drop::Nobody, (7, 2)).contains(" -runas nobody "));
+    }
+}

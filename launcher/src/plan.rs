@@ -1,0 +1,302 @@
+//! From a lab and what is known of the machine to the steps of `up`, in order.
+//! Pure: nothing is looked up or made here.
+//!
+//! `vlab plan` prints exactly these steps, `vlab up` carries out exactly these.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::accel::Accel;
+use crate::command::{Command, quote};
+use crate::guest::{self, GuestFacts, Qemu};
+use crate::lab::{Address, Boot, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Network};
+use crate::names;
+use crate::places::{Places, SOCKET_PATH_LEN_MAX, User};
+use crate::state::{GuestRecord, NicRecord, SwitchRecord};
+
+/// What is known of the machine.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Whose lab it is.
+    pub user: User,
+    /// Where its files go.
+    pub places: Places,
+    /// The `vswitch` program.
+    pub vswitch: PathBuf,
+    /// The QEMU to run.
+    pub qemu: Qemu,
+    /// Each guest's accelerator, and why `auto` fell back to it.
+    pub accels: BTreeMap<String, (Accel, Option<String>)>,
+    /// Each guest's host port for ssh.
+    pub ssh_ports: BTreeMap<String, u16>,
+    /// The format of each image that a guest boots from.
+    pub formats: BTreeMap<PathBuf, String>,
+    /// Clones that are there already.
+    pub clones: BTreeSet<PathBuf>,
+}
+
+/// One thing that `up` makes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// A directory of the user's alone.
+    Directory {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A linked clone, made under another name and renamed when whole.
+    Clone {
+        /// Where it goes.
+        path: PathBuf,
+        /// Its name while it is being made.
+        part: PathBuf,
+        /// Makes it.
+        command: Command,
+    },
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// All of it.
+        text: String,
+    },
+    /// A switch, awaited by its `ready:` line.
+    Switch {
+        /// What is remembered of it.
+        record: SwitchRecord,
+        /// Starts it.
+        command: Command,
+    },
+    /// A guest.
+    Guest {
+        /// What is remembered of it.
+        record: Box<GuestRecord>,
+        /// Starts it.
+        command: Command,
+    },
+}
+
+/// A lab that cannot be, on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A unix socket's path does not fit.
+    #[error("the socket path {} has {} bytes, and at most {SOCKET_PATH_LEN_MAX} fit: shorten the lab's or the guest's name, or set XDG_RUNTIME_DIR to a shorter path", .0.display(), .0.as_os_str().len())]
+    SocketPath(PathBuf),
+}
+
+/// The steps that bring `lab` up.
+///
+/// # Errors
+/// A socket path is too long.
+pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
+    let places = &facts.places;
+    let mut steps: Vec<Step> = Vec::new();
+    let mut directories = vec![places.run.clone(), places.state.clone()];
+    if lab.guests.iter().any(|guest| matches!(guest.boot, Boot::Base(..))) && places.data != places.state {
+        directories.push(places.data.clone());
+    }
+    steps.extend(directories.into_iter().map(|path| Step::Directory { path }));
+    steps.extend(lab.guests.iter().filter_map(|guest| clone_step(guest, facts)));
+    for network in &lab.networks {
+        let path = places.switch_config(&network.name);
+        steps.push(Step::File { path, text: switch_toml(lab, network, facts) });
+    }
+    for network in &lab.networks {
+        steps.push(switch_step(lab, network, facts));
+    }
+    for guest in &lab.guests {
+        for socket in [places.qmp(&guest.name), places.serial(&guest.name)] {
+            if socket.as_os_str().len() > SOCKET_PATH_LEN_MAX {
+                return Err(PlanError::SocketPath(socket));
+            }
+        }
+        steps.push(guest_step(lab, guest, facts));
+    }
+    Ok(steps)
+}
+
+/// The switch of `network`.
+pub fn switch_name(lab: &str, network: &str) -> String {
+    format!("{lab}-{network}")
+}
+
+fn format_of<'f>(facts: &'f Facts, path: &Path) -> &'f str {
+    // The facts name the format of every image; raw is what QEMU would guess
+    // least harm from, as it takes nothing in the image for instructions.
+    facts.formats.get(path).map_or("raw", String::as_str)
+}
+
+fn clone_step(guest: &Guest, facts: &Facts) -> Option<Step> {
+    let Boot::Base(base, size) = &guest.boot else { return None };
+    let path = facts.places.clone_of(&guest.name);
+    if facts.clones.contains(&path) {
+        return None;
+    }
+    let part = path.with_extension("qcow2.part");
+    let command = crate::disk::clone_command(base, format_of(facts, base), &part, size.as_deref());
+    Some(Step::Clone { path, part, command })
+}
+
+fn switch_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
+    let mut text =
+        format!("# Written by vlab for network {} of lab {}.\nports = [\n", network.name, lab.name);
+    let string = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    for (guest, nic) in members(lab, network) {
+        let interface = nic.interface(facts.user.uid, &lab.name, &guest.name);
+        let name = names::numbered(&guest.name, nic.index);
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(
+            text,
+            "  {{ spec = {}, name = {}, mtu = {} }},",
+            string(&interface),
+            string(&name),
+            network.mtu
+        );
+    }
+    for port in &network.ports {
+        let _ = writeln!(text, "  {},", inline(port));
+    }
+    let _ = writeln!(text, "]\n\n[switch]\nname = {}", string(&switch_name(&lab.name, &network.name)));
+    let _ = writeln!(text, "owner = {}", string(&facts.user.uid.to_string()));
+    for (key, value) in &network.switch {
+        let _ = writeln!(text, "{} = {}", quote_key(key), inline(value));
+    }
+    text
+}
+
+fn inline(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Table(table) => {
+            let pairs: Vec<_> =
+                table.iter().map(|(key, value)| format!("{} = {}", quote_key(key), inline(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        toml::Value::Array(list) => format!("[{}]", list.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        toml::Value::String(_)
+        | toml::Value::Integer(_)
+        | toml::Value::Float(_)
+        | toml::Value::Boolean(_)
+        | toml::Value::Datetime(_) => value.to_string(),
+    }
+}
+
+fn quote_key(key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if bare { key.to_owned() } else { toml::Value::String(key.to_owned()).to_string() }
+}
+
+fn members<'l>(lab: &'l Lab, network: &'l Network) -> impl Iterator<Item = (&'l Guest, &'l crate::lab::Nic)> {
+    lab.guests
+        .iter()
+        .flat_map(|guest| guest.nics.iter().map(move |nic| (guest, nic)))
+        .filter(|(_, nic)| nic.network == network.name)
+}
+
+fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
+    let places = &facts.places;
+    let name = switch_name(&lab.name, &network.name);
+    let config = places.switch_config(&network.name);
+    let (out, log) = (places.switch_out(&network.name), places.switch_log(&network.name));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let argv = ["setsid", &text(&facts.vswitch), "run", "--config", &text(&config), "--name", &name];
+    let command = Command {
+        argv: argv.into_iter().map(str::to_owned).collect(),
+        stdout: Some(out.clone()),
+        log: Some(log.clone()),
+    };
+    let interfaces = members(lab, network)
+        .map(|(guest, nic)| nic.interface(facts.user.uid, &lab.name, &guest.name))
+        .collect();
+    let record = SwitchRecord {
+        network: network.name.clone(),
+        name,
+        link: "tap".to_owned(),
+        process: None,
+        control: None,
+        argv: command.argv.clone(),
+        config,
+        interfaces,
+        out,
+        log,
+    };
+    Step::Switch { record, command }
+}
+
+fn guest_step(lab: &Lab, guest: &Guest, facts: &Facts) -> Step {
+    let places = &facts.places;
+    let name = guest.name.as_str();
+    let (accel, accel_reason) = facts.accels.get(name).cloned().unwrap_or((Accel::Tcg, None));
+    let disk = match &guest.boot {
+        Boot::Base(..) => Some((places.clone_of(name), "qcow2")),
+        Boot::Disk(path) => Some((path.clone(), format_of(facts, path))),
+        Boot::Kernel { .. } => None,
+    };
+    let ssh_port = guest.internet.then(|| facts.ssh_ports.get(name).copied()).flatten();
+    let guest_facts = GuestFacts {
+        uid: facts.user.uid,
+        drop: &facts.user.drop,
+        places,
+        qemu: &facts.qemu,
+        accel,
+        ssh_port,
+        disk: disk.as_ref().map(|(path, format)| (path.as_path(), *format)),
+    };
+    let command = guest::command(lab, guest, &guest_facts);
+    let nics = guest.nics.iter().enumerate().map(|(position, nic)| NicRecord {
+        network: nic.network.clone(),
+        switch: switch_name(&lab.name, &nic.network),
+        port: names::numbered(name, nic.index),
+        interface: nic.interface(facts.user.uid, &lab.name, name),
+        mac: nic.mac,
+        address: match nic.address {
+            Address::Static(address) => Some(address.to_string()),
+            Address::Dhcp => Some("dhcp".to_owned()),
+            Address::Auto | Address::None => None,
+        },
+        guest_interface: guest.interface_name(FIRST_LAB_SLOT + position),
+    });
+    let record = GuestRecord {
+        name: name.to_owned(),
+        uuid: names::uuid(&lab.name, name),
+        process: None,
+        accel,
+        accel_reason,
+        disk: disk.map(|(path, _)| path),
+        qmp: places.qmp(name),
+        serial: guest.serial.then(|| places.serial(name)),
+        console_log: guest.serial.then(|| places.console_log(name)),
+        qemu_log: places.qemu_log(name),
+        ssh_port,
+        internet: guest.internet.then(|| guest.interface_name(INTERNET_SLOT)),
+        nics: nics.collect(),
+        ready: guest.ready.clone(),
+        timeout_ms: u64::try_from(guest.timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    Step::Guest { record: Box::new(record), command }
+}
+
+/// The steps as a script for a POSIX shell.
+pub fn script(steps: &[Step]) -> String {
+    let mut text = String::new();
+    let path = |path: &Path| quote(&path.to_string_lossy());
+    for step in steps {
+        let _ = match step {
+            Step::Directory { path: it } => writeln!(text, "mkdir -p -m 700 {}", path(it)),
+            Step::Clone { path: it, part, command } => {
+                writeln!(text, "{} && mv -n {} {}", command.line(), path(part), path(it))
+            }
+            Step::File { path: it, text: content } => {
+                writeln!(text, "cat >{} <<'END'\n{}\nEND", path(it), content.trim_end())
+            }
+            Step::Switch { record, command } => {
+                let ready = format!("until grep -q ^ready: {}; do sleep 0.1; done", path(&record.out));
+                writeln!(text, "{}\n{ready}", command.line())
+            }
+            Step::Guest { command, .. } => writeln!(text, "{}", command.line()),
+        };
+    }
+    text
+}

@@ -1,0 +1,348 @@
+//! What `up` and `down` do to the machine, behind one trait: the real one here,
+//! and one in their tests that only remembers.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use vswitch::control::{Client, Request};
+
+use crate::command::Command;
+use crate::disk::{self, Existing};
+use crate::places::{Drop, User};
+use crate::plan::Step;
+use crate::qmp::Qmp;
+use crate::state::{GuestRecord, Process, SwitchRecord};
+use crate::{clock, privilege, process};
+
+/// How long a switch may take to say `ready:`.
+const SWITCH_READY: Duration = Duration::from_secs(20);
+
+/// What can be asked of a guest's QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Press the power button.
+    PowerDown,
+    /// End now.
+    Quit,
+}
+
+/// The machine, as far as labs change it.
+pub trait Runner {
+    /// Carries out one step. A started process is returned and not waited for.
+    ///
+    /// # Errors
+    /// What went wrong.
+    fn execute(&mut self, step: &Step) -> Result<Option<Process>>;
+
+    /// Waits for a started switch to be ready; returns its control socket.
+    ///
+    /// # Errors
+    /// It ended, with what it said, or took too long.
+    fn await_switch(&mut self, switch: &SwitchRecord) -> Result<PathBuf>;
+
+    /// Processes with this path in their command line.
+    fn find(&mut self, path: &Path) -> Vec<Process>;
+
+    /// Asks a guest's QEMU for something.
+    ///
+    /// # Errors
+    /// It does not answer, or is not that guest's.
+    fn ask(&mut self, guest: &GuestRecord, ask: Ask) -> Result<()>;
+
+    /// Asks a switch to end.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    fn stop_switch(&mut self, switch: &SwitchRecord, process: Process) -> Result<()>;
+
+    /// Ends a process at once.
+    ///
+    /// # Errors
+    /// It belongs to somebody else.
+    fn kill(&mut self, process: Process) -> Result<()>;
+
+    /// Waits until all have ended, at most `limit`; returns those that have not.
+    fn wait_gone(&mut self, processes: &[Process], limit: Duration) -> Vec<Process>;
+
+    /// Removes what a killed switch left; returns the interfaces that stay.
+    fn sweep(&mut self, switch: &SwitchRecord) -> Vec<String>;
+
+    /// Removes a file or a whole directory; that it is gone already is success.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn remove(&mut self, path: &Path) -> Result<()>;
+}
+
+/// This machine.
+#[derive(Debug)]
+pub struct Machine {
+    user: User,
+}
+
+impl Machine {
+    /// Acts for `user`.
+    pub fn new(user: User) -> Machine {
+        Machine { user }
+    }
+
+    fn spawn(&self, command: &Command) -> Result<Process> {
+        let log = create_log(command.log.as_deref().unwrap_or(Path::new("/dev/null")))?;
+        let out = match &command.stdout {
+            Some(path) => create_log(path)?,
+            None => log.try_clone()?,
+        };
+        let mut child = Child::new(&command.argv[0]);
+        child.args(&command.argv[1..]).stdin(Stdio::null()).stdout(out).stderr(log).current_dir("/");
+        let started = privilege::with_root(&self.user.drop, || child.spawn())?;
+        let child = started.with_context(|| format!("cannot run {}", command.argv[0]))?;
+        // Not waited for: it outlives us. Our end reaps it, or init does.
+        Ok(Process::of(i32::try_from(child.id())?)?)
+    }
+
+    fn run(&self, command: &Command) -> Result<()> {
+        privilege::with_root(&self.user.drop, || {
+            // A clone is made by whoever owns the lab, never by root for a user.
+            let mut argv = Vec::new();
+            if let Drop::To { uid, gid } = self.user.drop {
+                argv.extend(["setpriv".to_owned(), format!("--reuid={uid}"), format!("--regid={gid}")]);
+                argv.push("--init-groups".to_owned());
+            }
+            argv.extend(command.argv.iter().cloned());
+            disk::run(&argv)
+        })?
+    }
+}
+
+/// Makes `path`, and what is missing above it, this user's alone.
+///
+/// # Errors
+/// It cannot be made, or is another user's.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let meta = fs::symlink_metadata(path)?;
+    let uid = rustix::process::geteuid().as_raw();
+    if !meta.is_dir() || meta.uid() != uid {
+        let message = format!("{} is not a directory of uid {uid}", path.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// A fresh log at `path`; the one of the time before stays as `path.1`.
+fn create_log(path: &Path) -> io::Result<File> {
+    if path == Path::new("/dev/null") {
+        return OpenOptions::new().write(true).open(path);
+    }
+    rotate(path)?;
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
+}
+
+fn rotate(path: &Path) -> io::Result<()> {
+    let mut before = path.as_os_str().to_owned();
+    before.push(".1");
+    match fs::rename(path, before) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The end of the file at `path`: at most `lines` lines, of its last 8 KiB, and
+/// without what a terminal would obey.
+pub fn tail(path: &Path, lines: usize) -> Vec<String> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8192)..]).into_owned();
+    let clean = |line: &str| line.chars().filter(|c| !c.is_control() || *c == '\t').collect::<String>();
+    let all: Vec<String> =
+        text.lines().map(|line| clean(line.trim_end())).filter(|line| !line.is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].to_vec()
+}
+
+/// What a program said before it ended, as the end of an error message.
+pub fn last_words(path: &Path) -> String {
+    let lines = tail(path, 8);
+    if lines.is_empty() {
+        format!(" (and said nothing; {})", path.display())
+    } else {
+        format!(":\n  {}", lines.join("\n  "))
+    }
+}
+
+impl Runner for Machine {
+    fn execute(&mut self, step: &Step) -> Result<Option<Process>> {
+        match step {
+            Step::Directory { path } => {
+                private_directory(path).with_context(|| path.display().to_string())?;
+            }
+            Step::Clone { path, part, command } => {
+                self.run(command)?;
+                disk::finish(part, path, Existing::Keep)?;
+            }
+            Step::File { path, text } => fs::write(path, text).with_context(|| path.display().to_string())?,
+            Step::Switch { command, .. } => return self.spawn(command).map(Some),
+            Step::Guest { record, command } => {
+                if let Some(log) = &record.console_log {
+                    rotate(log)?;
+                }
+                return self.spawn(command).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn await_switch(&mut self, switch: &SwitchRecord) -> Result<PathBuf> {
+        let ready = clock::poll(SWITCH_READY, || {
+            let out = fs::read_to_string(&switch.out).unwrap_or_default();
+            if let Some(control) = out.lines().find_map(parse_ready) {
+                return Some(Ok(control));
+            }
+            let ended = switch.process.is_none_or(|process| !process.alive());
+            ended.then(|| Err(format!("switch {} did not start{}", switch.name, last_words(&switch.log))))
+        });
+        match ready {
+            Some(Ok(control)) => Ok(control),
+            Some(Err(why)) => bail!(why),
+            None => bail!(
+                "switch {} was not ready after {} s{}",
+                switch.name,
+                SWITCH_READY.as_secs(),
+                last_words(&switch.log)
+            ),
+        }
+    }
+
+    fn find(&mut self, path: &Path) -> Vec<Process> {
+        process::find(path)
+    }
+
+    fn ask(&mut self, guest: &GuestRecord, ask: Ask) -> Result<()> {
+        let command = match ask {
+            Ask::PowerDown => "system_powerdown",
+            Ask::Quit => "quit",
+        };
+        Qmp::connect(&guest.qmp, &guest.uuid)?.call(command)?;
+        Ok(())
+    }
+
+    fn stop_switch(&mut self, switch: &SwitchRecord, process: Process) -> Result<()> {
+        if let Some(control) = &switch.control
+            && Client::connect(control).and_then(|mut client| client.call(&Request::Stop {})).is_ok()
+        {
+            return Ok(());
+        }
+        process.signal(Signal::TERM).with_context(|| format!("switch {}", switch.name))?;
+        Ok(())
+    }
+
+    fn kill(&mut self, process: Process) -> Result<()> {
+        process.signal(Signal::KILL).with_context(|| format!("process {}", process.pid))?;
+        Ok(())
+    }
+
+    fn wait_gone(&mut self, processes: &[Process], limit: Duration) -> Vec<Process> {
+        process::wait_gone(processes, limit)
+    }
+
+    fn sweep(&mut self, switch: &SwitchRecord) -> Vec<String> {
+        if left_behind(switch).is_empty() {
+            return Vec::new();
+        }
+        // Only vswitch makes and removes interfaces: started under the same
+        // name it takes back what is its own, and removes it as it ends.
+        let command = Command {
+            argv: switch.argv.clone(),
+            stdout: Some(switch.out.clone()),
+            log: Some(switch.log.clone()),
+        };
+        if let Ok(process) = self.spawn(&command) {
+            let again = SwitchRecord { process: Some(process), ..switch.clone() };
+            let control = self.await_switch(&again).ok();
+            let _ = self.stop_switch(&SwitchRecord { control, ..again }, process);
+            process::wait_gone(&[process], Duration::from_secs(5));
+        }
+        left_behind(switch)
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<()> {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(e) => Err(e),
+        };
+        match removed {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).with_context(|| path.display().to_string())
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// `ready: 2 ports, control /run/vswitch/default.sock`. A line without its
+/// newline may be half a path; [`str::lines`] would not tell.
+fn parse_ready(line: &str) -> Option<PathBuf> {
+    let (_, control) = line.strip_prefix("ready: ")?.split_once(", control ")?;
+    control.ends_with(".sock").then(|| PathBuf::from(control))
+}
+
+/// Interfaces of a dead switch that are still there. Whose one is, is said by
+/// its alias `vswitch:UID:SWITCH:RUNID`, never by its name.
+fn left_behind(switch: &SwitchRecord) -> Vec<String> {
+    let is_its_own = |interface: &&String| {
+        let alias = fs::read_to_string(format!("/sys/class/net/{interface}/ifalias")).unwrap_or_default();
+        let mut parts = alias.trim().split(':');
+        parts.next() == Some("vswitch") && parts.nth(1) == Some(switch.name.as_str())
+    };
+    switch.interfaces.iter().filter(is_its_own).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_lines() {
+        let path = parse_ready("ready: 2 ports, control /run/vswitch/ping-lan.sock");
+        assert_eq!(path.as_deref(), Some(Path::new("/run/vswitch/ping-lan.sock")));
+        for other in ["", "ready: 2 ports, control /run/vsw", "tap0: created for alice"] {
+            assert_eq!(parse_ready(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn logs_keep_one_predecessor() {
+        use std::io::Write;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.log");
+        for word in ["one", "two", "three"] {
+            writeln!(create_log(&path).unwrap(), "{word}\x1b[31m").unwrap();
+        }
+        assert_eq!(tail(&path, 5), ["three[31m"]);
+        assert_eq!(tail(&directory.path().join("a.log.1"), 5), ["two[31m"]);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_process_is_started_detached_and_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = Machine::new(User { uid: 0, drop: Drop::Nothing });
+        let log = directory.path().join("log");
+        let argv = ["setsid", "sh", "-c", "echo said; exec sleep 60"].map(str::to_owned).to_vec();
+        let process = machine.spawn(&Command { argv, stdout: None, log: Some(log.clone()) }).unwrap();
+        clock::poll(Duration::from_secs(10), || (tail(&log, 1) == ["said"]).then_some(())).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
+        let session = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(3).unwrap();
+        assert_eq!(session, process.pid.to_string(), "a session of its own");
+        process.signal(Signal::KILL).unwrap();
+        assert_eq!(process::wait_gone(&[process], Duration::from_secs(10)), []);
+    }
+}
