@@ -7,13 +7,28 @@
 //! Deliberately absent: a queue. A full port refuses, by name, and never waits.
 
 mod burst;
+mod device;
 mod finish;
+mod iov;
+mod isolate;
 pub mod memory;
+mod netdev;
+mod open;
+mod packet;
+mod peer;
 mod pieces;
+mod rtnl;
 mod spec;
+mod tap;
+mod tc;
+mod tun;
+pub mod watch;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
+pub use device::{CloseOutcome, Device, DeviceState};
 pub use finish::{Finished, Finisher, as_is, gather};
+pub use isolate::{IsolationKind, IsolationMode};
+pub use open::{OpenError, OpenOptions, Opened, exists, open, remove_leftovers};
 pub use spec::{Kind, ParseSpecError, PortSpec};
 
 use std::fmt::Debug;

@@ -1,0 +1,193 @@
+//! What is behind a port, as the control thread holds it: the interface, what
+//! was done to it, and how to undo that.
+//!
+//! Deliberately absent: frames. The data thread owns the [`Port`](super::Port)
+//! that was opened together with a device.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::Losses;
+use super::isolate::{Isolation, IsolationKind};
+use super::peer;
+use super::rtnl::{Change, Interface, Rtnl};
+use super::tun;
+use super::watch::NamespaceId;
+
+/// The interface of a port, and what the switch did to it.
+#[derive(Debug)]
+pub struct Device {
+    pub(super) name: String,
+    pub(super) ifindex: u32,
+    pub(super) side: Side,
+    /// We made the TAP (or an earlier run of this switch did).
+    pub(super) made: bool,
+    pub(super) isolation: Option<Isolation>,
+    /// The device's `tx_dropped` when it was opened.
+    pub(super) tx_dropped_before: u64,
+}
+
+/// Which side of the interface the port holds.
+#[derive(Debug)]
+pub(super) enum Side {
+    /// The network interface, in our own namespace.
+    Netdev,
+    /// The descriptor, of which this is a second copy; the interface may be in
+    /// any namespace.
+    Descriptor(OwnedFd),
+}
+
+/// What an interface is right now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceState {
+    /// It is there.
+    Present {
+        /// Frames pass.
+        up: bool,
+        /// Payload bytes of a frame.
+        mtu: u32,
+    },
+    /// It was deleted, or is in a namespace where the port cannot follow.
+    Gone,
+}
+
+/// How a device was left behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CloseOutcome {
+    /// Nothing of ours is left.
+    Clean,
+    /// Something is, for the reason given.
+    Left(String),
+}
+
+impl Device {
+    /// The interface's name when it was opened.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number in its namespace.
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// How it is kept apart from the host's stack.
+    pub fn isolation(&self) -> IsolationKind {
+        self.isolation.as_ref().map_or(IsolationKind::NotNeeded, Isolation::kind)
+    }
+
+    /// Another namespace than ours that must be watched for it.
+    pub fn namespace(&self) -> Option<OwnedFd> {
+        match &self.side {
+            Side::Netdev => None,
+            Side::Descriptor(fd) => tun::namespace(fd).ok(),
+        }
+    }
+
+    /// Whether the interface `ifindex` of `namespace` is this one. `own` is
+    /// the switch's namespace.
+    pub fn is(&self, namespace: NamespaceId, own: NamespaceId, ifindex: u32) -> bool {
+        if self.ifindex != ifindex {
+            return false;
+        }
+        match &self.side {
+            Side::Netdev => namespace == own,
+            // It may have been moved: the event that says so comes from the
+            // namespace that it left.
+            Side::Descriptor(_) => true,
+        }
+    }
+
+    fn interface(&self) -> io::Result<Option<Interface>> {
+        match &self.side {
+            Side::Netdev => Rtnl::open()?.find_index(self.ifindex),
+            Side::Descriptor(fd) => match (tun::name(fd), tun::namespace(fd)) {
+                (Ok(name), Ok(namespace)) => Rtnl::open_in(namespace.as_fd())?.find(&name),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Asks the kernel what the interface is now. One that was moved keeps its
+    /// port only if the port holds the descriptor.
+    pub fn examine(&mut self) -> DeviceState {
+        match self.interface() {
+            Ok(Some(found)) => {
+                self.ifindex = found.ifindex;
+                DeviceState::Present { up: found.up(), mtu: found.mtu }
+            }
+            Ok(None) => DeviceState::Gone,
+            Err(error) => {
+                tracing::warn!("{}: no answer about it: {error}", self.name);
+                DeviceState::Present { up: false, mtu: 1500 }
+            }
+        }
+    }
+
+    /// Frames lost at the device since it was opened, of which the port was not
+    /// told: a TAP whose guest does not read drops what we send in silence, and
+    /// one whose descriptor we do not read in time what the host sends.
+    pub fn losses(&self) -> Losses {
+        let now = self.interface().ok().flatten().map_or(0, |found| found.tx_dropped);
+        let lost = now.saturating_sub(self.tx_dropped_before);
+        match self.side {
+            Side::Netdev => Losses { tx_lost: lost, rx_missed: 0 },
+            Side::Descriptor(_) => Losses { rx_missed: lost, tx_lost: 0 },
+        }
+    }
+
+    /// Changes the MTU; the link event that follows tells the engine.
+    ///
+    /// # Errors
+    /// Whatever the kernel says of it.
+    pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
+        match &self.side {
+            Side::Netdev => Rtnl::open()?.change(self.ifindex, &[Change::Mtu(mtu)]),
+            Side::Descriptor(fd) => {
+                Rtnl::open_in(tun::namespace(fd)?.as_fd())?.change(self.ifindex, &[Change::Mtu(mtu)])
+            }
+        }
+    }
+
+    /// Name and number of the process at the other end, if one can be found.
+    pub fn peer(&self) -> Option<String> {
+        match self.side {
+            Side::Netdev => peer::holder(&self.name),
+            Side::Descriptor(_) => None,
+        }
+    }
+
+    /// Takes back what was done: the programs, and the TAP if we made it and
+    /// nobody holds its descriptor (a guest's NIC would be dead until QEMU is
+    /// started again).
+    pub fn close(self) -> CloseOutcome {
+        let Device { name, ifindex, made, isolation, side, .. } = self;
+        drop(isolation);
+        drop(side);
+        if !made {
+            return CloseOutcome::Clean;
+        }
+        match remove_tap(ifindex) {
+            Ok(true) => CloseOutcome::Clean,
+            Ok(false) => {
+                let holder = peer::holder(&name).unwrap_or_else(|| "a guest".to_owned());
+                CloseOutcome::Left(format!(
+                    "left, {holder} holds it; the next start of this switch adopts it, ip link del {name} removes it"
+                ))
+            }
+            Err(error) => CloseOutcome::Left(format!("not removed ({error}): ip link del {name} does it")),
+        }
+    }
+}
+
+/// Removes a TAP of ours unless its descriptor is held; false if it is.
+pub(super) fn remove_tap(ifindex: u32) -> io::Result<bool> {
+    let mut rtnl = Rtnl::open()?;
+    match rtnl.find_index(ifindex)? {
+        // Gone, or moved by its user, who then owns it.
+        None => Ok(true),
+        // A TAP has a carrier as long as somebody holds the descriptor.
+        Some(found) if found.carrier => Ok(false),
+        Some(_) => rtnl.delete(ifindex).map(|()| true),
+    }
+}

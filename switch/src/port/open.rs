@@ -1,0 +1,342 @@
+//! From a specification to a port with its device.
+//!
+//! Everything here may wait for the kernel, and belongs to the control thread.
+//!
+//! Deliberately absent: retries. A device that is missing now is asked for
+//! again when the kernel says that it is back (`supervisor`).
+
+use std::io;
+
+use super::device::{Device, Side, remove_tap};
+use super::isolate::{Isolation, IsolationMode};
+use super::netdev::NetdevPort;
+use super::rtnl::{Change, Interface, Rtnl, address_text};
+use super::tap::{Attached, TapPort};
+use super::tun;
+use super::{Kind, Link, Offloads, Port, PortSpec};
+
+/// What a port is opened for.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The switch's name.
+    pub switch: String,
+    /// Marks what this run makes.
+    pub run_id: String,
+    /// Uid that owns the TAPs we make.
+    pub owner: u32,
+    /// Bytes; `None`: what the device has.
+    pub mtu: Option<u32>,
+    /// Take an interface although the host uses it.
+    pub takeover: bool,
+    /// How to keep it apart from the host's stack.
+    pub isolation: IsolationMode,
+}
+
+/// A port, and what the control thread must keep.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the data thread.
+    pub port: Box<dyn Port>,
+    /// For the control thread.
+    pub device: Device,
+    /// As it was found.
+    pub link: Link,
+    /// For the user: what was made, what falls short.
+    pub notes: Vec<String>,
+}
+
+/// The `setcap` line that gives a program every right it needs.
+const SETCAP: &str = "sudo setcap cap_net_admin,cap_net_raw,cap_bpf+ep $(command -v vswitch)";
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such interface.
+    #[error("there is no interface {0}: see ip link; a bare {0} makes a TAP of that name")]
+    Missing(String),
+    /// A right is missing.
+    #[error("{action} needs {capability}\n  once:    {SETCAP}\n  or:      run it with sudo")]
+    Permission {
+        /// What was being done.
+        action: String,
+        /// The capability.
+        capability: &'static str,
+    },
+    /// Somebody else holds the descriptor.
+    #[error("{holder} holds {name}; did you mean --port {name}?")]
+    Busy {
+        /// The interface.
+        name: String,
+        /// The process, if it can be told.
+        holder: String,
+    },
+    /// The host uses the interface.
+    #[error("{name} {use_}: free it with {fix}, or add takeover=true")]
+    InUse {
+        /// The interface.
+        name: String,
+        /// Why, as a verb and its object.
+        use_: String,
+        /// The command that frees it.
+        fix: String,
+    },
+    /// Another switch made the TAP.
+    #[error("{name} belongs to switch {other}: stop that switch, or remove the TAP with ip link del {name}")]
+    OtherSwitch {
+        /// The interface.
+        name: String,
+        /// The other switch.
+        other: String,
+    },
+    /// `tap:` on something else.
+    #[error("{0} is no TAP: did you mean --port netdev:{0}?")]
+    NotTap(String),
+    /// The loopback interface.
+    #[error("{0} is the loopback interface: it carries no Ethernet")]
+    Loopback(String),
+    /// An option that this kind of port does not know.
+    #[error("{0}")]
+    Option(String),
+    /// Anything else.
+    #[error("{action}: {error}")]
+    Os {
+        /// What was being done.
+        action: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// Explains an error number of `action`, which needs `capability`.
+fn explain(action: String, capability: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => OpenError::Permission { action, capability },
+        _ => OpenError::Os { action, error },
+    }
+}
+
+const NET_ADMIN: &str = "CAP_NET_ADMIN";
+const NET_RAW: &str = "CAP_NET_RAW";
+
+/// Opens the port that `spec` names.
+///
+/// # Errors
+/// What is missing or in the way, with the fix; nothing is left behind.
+pub fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {
+    match spec.kind {
+        Kind::Auto | Kind::Netdev => open_netdev(spec, options),
+        Kind::Tap => open_tap(spec, options),
+    }
+}
+
+/// The alias of what this switch makes; `run_id` may be any.
+fn alias_prefix(owner: u32, switch: &str) -> String {
+    format!("vswitch:{owner}:{switch}:")
+}
+
+fn open_netdev(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {
+    let name = &spec.target;
+    let ask = || explain(format!("asking about {name}"), NET_ADMIN);
+    let mut rtnl = Rtnl::open().map_err(ask())?;
+    let mut notes = Vec::new();
+    let alias = alias_prefix(options.owner, &options.switch);
+    let (found, made) = match rtnl.find(name).map_err(ask())? {
+        Some(found) if found.alias.starts_with(&alias) => {
+            let text = format!("{alias}{}", options.run_id);
+            rtnl.change(found.ifindex, &[Change::Alias(&text), Change::Up]).map_err(ask())?;
+            notes.push("adopted, an earlier run of this switch made it".to_owned());
+            (found, true)
+        }
+        Some(found) => {
+            if let Some(other) = other_switch(&found.alias) {
+                return Err(OpenError::OtherSwitch { name: name.clone(), other });
+            }
+            refuse_if_used(&mut rtnl, &found, options)?;
+            (found, false)
+        }
+        None if spec.kind == Kind::Auto => {
+            let made = make_tap(&mut rtnl, name, options)?;
+            notes.push(format!("created for {}", user_name(options.owner)));
+            (made, true)
+        }
+        None => return Err(OpenError::Missing(name.clone())),
+    };
+    // From here on a failure must not leave a TAP of this run behind.
+    let outcome = attach_netdev(&mut rtnl, &found, made, options, notes);
+    if outcome.is_err() && made {
+        let _ = remove_tap(found.ifindex);
+    }
+    outcome
+}
+
+fn attach_netdev(
+    rtnl: &mut Rtnl,
+    found: &Interface,
+    made: bool,
+    options: &OpenOptions,
+    mut notes: Vec<String>,
+) -> Result<Opened, OpenError> {
+    let Interface { ifindex, name, .. } = found;
+    if let Some(mtu) = options.mtu {
+        rtnl.change(*ifindex, &[Change::Mtu(mtu)])
+            .map_err(explain(format!("setting {name}'s MTU to {mtu}"), NET_ADMIN))?;
+    }
+    let opening = || explain(format!("opening a packet socket on {name}"), NET_RAW);
+    // Isolation first: the host must not answer the port's first frame.
+    let isolation = Isolation::attach(*ifindex, options.isolation, &mut notes);
+    let now =
+        rtnl.find_index(*ifindex).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
+    let link = Link { up: now.up(), mtu: now.mtu, offloads: Offloads::ALL };
+    let port = NetdevPort::open(*ifindex, link, &mut notes).map_err(opening())?;
+    if !link.up {
+        notes.push(if !now.admin_up {
+            format!("down; ip link set {name} up starts it")
+        } else if now.kind == "tun" {
+            "down (no guest yet)".to_owned()
+        } else {
+            "down (no carrier)".to_owned()
+        });
+    }
+    let device = Device {
+        name: name.clone(),
+        ifindex: *ifindex,
+        side: Side::Netdev,
+        made,
+        isolation: Some(isolation),
+        tx_dropped_before: now.tx_dropped,
+    };
+    Ok(Opened { port: Box::new(port), device, link, notes })
+}
+
+/// A persistent TAP that nobody had before.
+fn make_tap(rtnl: &mut Rtnl, name: &str, options: &OpenOptions) -> Result<Interface, OpenError> {
+    let creating = || explain(format!("creating {name}"), NET_ADMIN);
+    let fd = tun::attach(name, tun::NEW).map_err(creating())?;
+    // Until it is persistent, it vanishes with `fd` if anything fails.
+    let made = rtnl.find(name).map_err(creating())?.ok_or_else(|| OpenError::Missing(name.to_owned()))?;
+    let alias = format!("{}{}", alias_prefix(options.owner, &options.switch), options.run_id);
+    rtnl.change(made.ifindex, &[Change::Alias(&alias), Change::NoAutomaticAddress]).map_err(creating())?;
+    tun::set_owner(&fd, options.owner).map_err(creating())?;
+    rtnl.change(made.ifindex, &[Change::Up]).map_err(creating())?;
+    tun::set_persistent(&fd, true).map_err(creating())?;
+    Ok(made)
+}
+
+/// The switch that an alias names, if it is one of ours.
+fn other_switch(alias: &str) -> Option<String> {
+    let mut parts = alias.strip_prefix("vswitch:")?.split(':');
+    let (_uid, switch, _run) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(switch.to_owned())
+}
+
+/// Our isolation would cut the host off from what it uses.
+fn refuse_if_used(rtnl: &mut Rtnl, found: &Interface, options: &OpenOptions) -> Result<(), OpenError> {
+    let name = &found.name;
+    if found.loopback {
+        return Err(OpenError::Loopback(name.clone()));
+    }
+    if options.takeover {
+        return Ok(());
+    }
+    let in_use = |use_: String, fix: String| Err(OpenError::InUse { name: name.clone(), use_, fix });
+    let asking = || explain(format!("asking about {name}"), NET_ADMIN);
+    if let Some(master) = found.master {
+        let master = rtnl.find_index(master).map_err(asking())?.map_or_else(String::new, |m| m.name);
+        return in_use(format!("belongs to {master}"), format!("ip link set {name} nomaster"));
+    }
+    let addresses = rtnl.addresses(found.ifindex).map_err(asking())?;
+    if let Some(address) = addresses.iter().map(address_text).find(|text| !is_automatic(text)) {
+        return in_use(format!("has address {address}"), format!("ip addr flush dev {name}"));
+    }
+    if !rtnl.routes(found.ifindex).map_err(asking())?.is_empty() {
+        return in_use("carries a route".to_owned(), format!("ip route flush dev {name}"));
+    }
+    Ok(())
+}
+
+/// A link-local address comes by itself as soon as a device is up.
+fn is_automatic(address: &str) -> bool {
+    address.starts_with("fe80:")
+}
+
+fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {
+    let name = &spec.target;
+    let plain = match spec.options.get("offloads").map(String::as_str) {
+        None | Some("on") => false,
+        Some("off") => true,
+        Some(other) => return Err(OpenError::Option(format!("offloads={other}: write on or off"))),
+    };
+    let mut rtnl = Rtnl::open().map_err(explain(format!("asking about {name}"), NET_ADMIN))?;
+    let before = rtnl.find(name).map_err(explain(format!("asking about {name}"), NET_ADMIN))?;
+    if before.as_ref().is_some_and(|found| found.kind != "tun") {
+        return Err(OpenError::NotTap(name.clone()));
+    }
+    let attaching = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            let holder = super::peer::holder(name).unwrap_or_else(|| "another process".to_owned());
+            OpenError::Busy { name: name.clone(), holder }
+        }
+        Some(libc::EINVAL) if before.is_some() => OpenError::NotTap(name.clone()),
+        _ => explain(format!("opening {name}"), NET_ADMIN)(error),
+    };
+    let (tap, offloads) = if plain {
+        (Attached::plain(name).map_err(attaching)?, Offloads::NONE)
+    } else {
+        Attached::vnet(name).map_err(attaching)?
+    };
+    let opening = || explain(format!("opening {name}"), NET_ADMIN);
+    let found = rtnl.find(name).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
+    if let Some(mtu) = options.mtu {
+        rtnl.change(found.ifindex, &[Change::Mtu(mtu)]).map_err(opening())?;
+    }
+    let mut notes = Vec::new();
+    if before.is_none() {
+        rtnl.change(found.ifindex, &[Change::Up]).map_err(opening())?;
+        notes.push("created; it vanishes with the switch".to_owned());
+    }
+    let now = rtnl.find(name).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
+    let link = Link { up: now.up(), mtu: now.mtu, offloads };
+    if !link.up {
+        notes.push(format!("down; ip link set {name} up starts it"));
+    }
+    let copy = tap.fd().try_clone_to_owned().map_err(opening())?;
+    let device = Device {
+        name: name.clone(),
+        ifindex: now.ifindex,
+        side: Side::Descriptor(copy),
+        made: false,
+        isolation: None,
+        tx_dropped_before: now.tx_dropped,
+    };
+    Ok(Opened { port: Box::new(TapPort::new(tap, link)), device, link, notes })
+}
+
+fn user_name(uid: u32) -> String {
+    crate::config::user_of_uid(uid).unwrap_or_else(|| format!("uid {uid}"))
+}
+
+/// Removes TAPs that a killed run of `switch` left, except those named in
+/// `keep`, which the next `open` adopts; says what it did.
+///
+/// # Errors
+/// If the kernel does not list its interfaces.
+pub fn remove_leftovers(owner: u32, switch: &str, keep: &[&str]) -> io::Result<Vec<String>> {
+    let prefix = alias_prefix(owner, switch);
+    let mut said = Vec::new();
+    for found in Rtnl::open()?.list()? {
+        let name = &found.name;
+        if found.alias.starts_with(&prefix) && !keep.contains(&name.as_str()) {
+            said.push(match remove_tap(found.ifindex) {
+                Ok(true) => format!("{name}: removed, an earlier run left it"),
+                Ok(false) => format!("{name}: left by an earlier run, and a guest holds it"),
+                Err(error) => format!("{name}: left by an earlier run, and not removed: {error}"),
+            });
+        }
+    }
+    Ok(said)
+}
+
+/// Whether there is an interface called `name` now.
+pub fn exists(name: &str) -> bool {
+    Rtnl::open().and_then(|mut rtnl| rtnl.find(name)).is_ok_and(|found| found.is_some())
+}
