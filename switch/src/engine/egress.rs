@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 
 use crate::bridge::{Bridge, PortId, Refusal};
 use crate::frame::{FRAME_MIN, Frame, Piece, Wire};
-use crate::port::{BURST_FRAMES, Fault, Finisher, Link, Port, as_is};
+use crate::port::{BURST_FRAMES, Fault, Finisher, Link, Port, Sent, as_is};
 
 static ZEROES: [u8; FRAME_MIN] = [0; FRAME_MIN];
 
@@ -32,12 +32,13 @@ impl Egress<'_> {
             mask &= mask - 1;
             if frame.wire_len() > self.longest(frame) {
                 self.refuse(Refusal::Oversize);
-            } else if self.pad_runts && (frame.len() as usize) < FRAME_MIN {
-                self.flush(&mut batch);
-                let pad = [Piece::from_slice(&ZEROES[frame.len() as usize..])];
-                self.transmit(&[Wire { rest: &pad, ..Wire::of(frame) }]);
             } else if let Some(wire) = as_is(frame, self.link.offloads) {
-                batch.push(wire);
+                if self.pad_runts && wire.len() < FRAME_MIN {
+                    self.flush(&mut batch);
+                    self.transmit(&[wire]);
+                } else {
+                    batch.push(wire);
+                }
             } else {
                 // Order within a flow is kept: what came before leaves first.
                 self.flush(&mut batch);
@@ -67,7 +68,8 @@ impl Egress<'_> {
 
     /// Sends whole frames and counts each.
     fn transmit(&mut self, wires: &[Wire<'_>]) {
-        let sent = self.port.transmit(wires);
+        let sent = write(self.port, self.pad_runts, wires);
+        self.fault = self.fault.or(sent.fault);
         let mut bytes: usize = wires.iter().map(Wire::len).sum();
         let counters = self.bridge.counters_mut().port_mut(self.id);
         for &(index, reason) in &sent.refused {
@@ -76,7 +78,6 @@ impl Egress<'_> {
         }
         counters.tx += (wires.len() - sent.refused.len()) as u64;
         counters.tx_bytes += bytes as u64;
-        self.fault = self.fault.or(sent.fault);
     }
 
     /// Completes or segments one frame here, because its receiver cannot. A
@@ -95,7 +96,7 @@ impl Egress<'_> {
             if chunk.is_empty() {
                 break;
             }
-            let sent = self.port.transmit(&chunk);
+            let sent = write(self.port, self.pad_runts, &chunk);
             self.fault = self.fault.or(sent.fault);
             sent_len += chunk.len() - sent.refused.len();
             bytes += chunk.iter().map(Wire::len).sum::<usize>();
@@ -117,4 +118,24 @@ impl Egress<'_> {
     fn refuse(&mut self, reason: Refusal) {
         self.bridge.counters_mut().port_mut(self.id).refused[reason.index()] += 1;
     }
+}
+
+/// Hands wires to the port. If short frames are padded, only the last may be
+/// short: a frame alone, or the end of a segmented one.
+fn write(port: &mut dyn Port, pad_runts: bool, wires: &[Wire<'_>]) -> Sent {
+    let Some((last, front)) = wires.split_last() else { return Sent::default() };
+    if !pad_runts || last.len() >= FRAME_MIN {
+        return port.transmit(wires);
+    }
+    let mut sent = if front.is_empty() { Sent::default() } else { port.transmit(front) };
+    // Under 60 bytes have under 60 pieces that are not empty.
+    let mut rest: ArrayVec<Piece<'_>, FRAME_MIN> =
+        last.rest.iter().copied().filter(|piece| !piece.is_empty()).collect();
+    rest.push(Piece::from_slice(&ZEROES[last.len()..]));
+    let padded = port.transmit(&[Wire { rest: &rest, ..*last }]);
+    // At most 64 wires: the index fits.
+    let index = u8::try_from(front.len()).unwrap_or(u8::MAX);
+    sent.refused.extend(padded.refused.first().map(|&(_, reason)| (index, reason)));
+    sent.fault = sent.fault.or(padded.fault);
+    sent
 }

@@ -1,6 +1,6 @@
 //! The control thread's end of the channels.
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::Waker;
 
 use super::{Command, Report, Snapshot};
@@ -54,7 +54,14 @@ impl Handle {
     }
 
     /// The next report, if one is waiting.
-    pub fn report(&self) -> Option<Report> {
-        self.reports.try_recv().ok()
+    ///
+    /// # Errors
+    /// [`Ended`] when the data thread is gone and all it said was read.
+    pub fn report(&self) -> Result<Option<Report>, Ended> {
+        match self.reports.try_recv() {
+            Ok(report) => Ok(Some(report)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(Ended),
+        }
     }
 }

@@ -122,6 +122,27 @@ fn short_frames_are_padded_with_zeroes_if_asked() {
     assert!(sent[0].bytes[14..].iter().all(|byte| *byte == 0));
 }
 
+#[test]
+fn padding_follows_what_is_finished_here() {
+    let plain = Link { offloads: Offloads::NONE, ..LINK };
+    let mut rig = Rig::new(&[LINK, plain], Tuning { pad_runts: true, ..tuning() });
+    let ack = super_frame(0);
+    let vnet = VnetHeader { gso_type: 0, gso_size: 0, ..ack.vnet };
+    rig.ports[0].inject_with(vnet, &ack.bytes);
+    let tail = super_frame(1001);
+    rig.ports[0].inject_with(tail.vnet, &tail.bytes);
+    rig.await_rx(0, 2);
+    let counters = rig.counters(1);
+    rig.stop();
+    let sent = rig.ports[1].take_sent();
+    let lens: Vec<usize> = sent.iter().map(|sample| sample.bytes.len()).collect();
+    assert_eq!(lens, [FRAME_MIN, 1054, FRAME_MIN]);
+    assert_ne!(sent[0].bytes[50..52], ack.bytes[50..52], "the checksum is finished before the padding");
+    assert_eq!(sent[0].bytes[54..], [0; 6]);
+    assert_eq!(sent[2].bytes[55..], [0; 5]);
+    assert_eq!((counters.tx, counters.segments), (2, 2));
+}
+
 /// A TCPv4 super-frame of `payload` bytes.
 fn super_frame(payload: usize) -> Sample {
     let mut bytes = frame(9, 1, 54 + payload);
@@ -208,7 +229,8 @@ fn a_failed_device_takes_its_port_down_until_it_is_back() {
     rig.await_rx(0, 1);
     let down = |rig: &Rig| rig.read().ports[1].link.is_some_and(|link| !link.up);
     assert!(down(&rig));
-    assert_eq!(rig.handle.report(), Some(Report::Fault { id: PortId::new(1), fault: Fault::Down }));
+    let fault = Report::Fault { id: PortId::new(1), fault: Fault::Down };
+    assert_eq!(rig.handle.report().unwrap(), Some(fault));
     rig.ports[0].inject(&frame(9, 1, 60));
     assert_eq!(rig.await_rx(0, 2).drops[DropReason::NoEgress.index()], 1);
     rig.ports[1].fail_transmit(None);
