@@ -14,3 +14,5 @@ pub mod frame;
 pub mod offload;
 pub mod output;
 pub mod port;
+pub mod run;
+pub mod supervisor;

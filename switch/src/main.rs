@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
 use vswitch::cli::{Cli, Command};
 use vswitch::commands;
-use vswitch::config::{ConfigError, Invoker, Origin};
+use vswitch::config::{Config, ConfigError, Invoker, Origin};
 
 /// Misused: as clap's own.
 const USAGE: u8 = 2;
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Run(args) => vswitch::run::run(Config::from_run_args(&args, &Invoker::from_env())?),
         Command::Client(command) => print(&commands::execute(&command, &Invoker::from_env())?),
         Command::Completions { shell } => {
             let mut text = Vec::new();

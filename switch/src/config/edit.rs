@@ -3,7 +3,7 @@
 
 use super::error::Fault;
 use super::keys::{port_of_spec, set_port_key, set_switch_key};
-use super::{Config, ConfigError, Keys, LIVE_KEYS, Origin, StaticEntry};
+use super::{Config, ConfigError, Keys, LIVE_KEYS, Origin, PortConfig, StaticEntry};
 use crate::frame::{MacAddr, VlanId};
 
 impl Config {
@@ -20,6 +20,14 @@ impl Config {
             config.ports.push(port);
             Ok(())
         })
+    }
+
+    /// The port called `name`.
+    ///
+    /// # Errors
+    /// There is none; says which there are.
+    pub fn known_port(&self, name: &str) -> Result<&PortConfig, ConfigError> {
+        self.port(name).ok_or_else(|| self.no_port(name).at(Origin::Request))
     }
 
     /// Without port `name` and the addresses bound to it.

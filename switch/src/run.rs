@@ -1,0 +1,186 @@
+//! `vswitch run`: the control thread's loop, from the first line to the summary.
+//!
+//! Everything that can wake this thread is one `match`: the control socket and
+//! its clients, link events of the kernel, reports of the data thread, and
+//! signals.
+//!
+//! Deliberately absent: frames. The data thread starts here and is joined here.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::config::{Config, Invoker};
+use crate::control::{Lock, Server};
+use crate::engine::{Closed, Engine, Tuning};
+use crate::port::watch::Watcher;
+use crate::supervisor::Supervisor;
+
+const SIGNALS: Token = Token(0);
+const REPORTS: Token = Token(1);
+const LINKS: Token = Token(2);
+/// The server's listener has this token, its clients those above.
+const SERVER: Token = Token(16);
+
+/// How often a missing device is asked for, beside the kernel's events.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Runs the switch that `config` describes until a signal or `vswitch stop`.
+///
+/// # Errors
+/// What could not be opened, with the fix; nothing is left behind then.
+pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let mut poll = Poll::new().context("no epoll instance")?;
+    let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context("no signal pipe")?;
+    poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+    let waker = Arc::new(Waker::new(poll.registry(), REPORTS)?);
+    // Before the first port is opened, so that no change of a link is missed.
+    let mut links = Watcher::new().context("no netlink socket")?;
+    poll.registry().register(&mut links, LINKS, Interest::READABLE)?;
+    let _lock = Lock::take(&Invoker::from_env().lock(&config.name), &config.control, config.owner)?;
+    let mut server = Server::bind(&config.control, config.owner, poll.registry(), SERVER)?;
+
+    let tuning = Tuning { busy_poll: config.busy_poll, pad_runts: config.pad_runts };
+    let (engine, handle) = Engine::new(config.settings, tuning, secret(), Some(Arc::clone(&waker)))?;
+    let data = thread::Builder::new().name("data".to_owned()).spawn(move || {
+        // Dropped last: this thread then learns that the data thread is gone.
+        let _wake = WakeAtEnd(waker);
+        engine.run()
+    })?;
+    let mut supervisor = Supervisor::new(&config, run_id(), handle);
+
+    let outcome = start(&mut supervisor, &mut links, config)
+        .and_then(|()| serve(&mut poll, &mut signals, &mut links, &mut server, &mut supervisor));
+    // Whatever happened, the devices are closed and what was made is removed.
+    let _ = supervisor.stop();
+    let joined = data.join();
+    let closed = match joined {
+        Ok(Ok(closed)) => Some(closed),
+        Ok(Err(error)) => {
+            tracing::error!("the data thread ended: {error}");
+            None
+        }
+        Err(_) => None,
+    };
+    let failed = closed.is_none();
+    if let Some(Closed { snapshot, ports }) = closed {
+        if outcome.is_ok() {
+            say(&supervisor.summary(&snapshot));
+        }
+        drop(ports);
+    }
+    for line in supervisor.close() {
+        say(&line);
+    }
+    // Last: a client that asked for the end waits for this socket to close.
+    drop(server);
+    outcome?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Opens what the configuration names, and says that the switch is ready.
+fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config) -> anyhow::Result<()> {
+    let keep: Vec<&str> = config.ports.iter().map(|port| port.spec.target.as_str()).collect();
+    match crate::port::remove_leftovers(config.owner, &config.name, &keep) {
+        Ok(said) => said.iter().for_each(|line| say(line)),
+        // Without netlink no port opens either, and says so.
+        Err(error) => tracing::warn!("what an earlier run left: {error}"),
+    }
+    for note in supervisor.apply(config)? {
+        say(&note);
+    }
+    supervisor.watch_namespaces(links);
+    if let Some(hint) = supervisor.hints() {
+        say(&hint);
+    }
+    let config = supervisor.config();
+    let ports = config.ports.len();
+    let plural = if ports == 1 { "" } else { "s" };
+    // A reader that hung up does not stop the switch.
+    let _ = writeln!(io::stdout(), "ready: {ports} port{plural}, control {}", config.control.display());
+    let _ = io::stdout().flush();
+    // Without a service manager this does nothing.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    Ok(())
+}
+
+/// The loop; ends when the switch is told to stop.
+fn serve(
+    poll: &mut Poll,
+    signals: &mut Signals,
+    links: &mut Watcher,
+    server: &mut Server,
+    supervisor: &mut Supervisor,
+) -> anyhow::Result<()> {
+    let mut events = Events::with_capacity(64);
+    loop {
+        let retry = supervisor.is_waiting().then_some(RETRY);
+        let wait = [server.timeout(now()), retry].into_iter().flatten().min();
+        match poll.poll(&mut events, wait) {
+            Ok(()) if events.is_empty() => supervisor.retry()?,
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error).context("epoll"),
+        }
+        for event in &events {
+            match event.token() {
+                SIGNALS => {
+                    if signals.pending().any(|signal| signal != libc::SIGHUP) {
+                        return Ok(());
+                    }
+                }
+                REPORTS => supervisor.take_reports()?,
+                LINKS => supervisor.follow(links)?,
+                token => {
+                    server.ready(token, now(), &mut |request| supervisor.answer(request));
+                    // A port that came or went may need another namespace.
+                    supervisor.watch_namespaces(links);
+                }
+            }
+        }
+        server.expire(now());
+        if supervisor.is_stopping() {
+            return Ok(());
+        }
+    }
+}
+
+/// The control thread's own clock: how long clients may take.
+#[expect(clippy::disallowed_methods, reason = "no frame is judged by it")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wakes the control thread when the data thread ends, however it ends.
+#[derive(Debug)]
+struct WakeAtEnd(Arc<Waker>);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        // If even this fails, the next command finds out.
+        let _ = self.0.wake();
+    }
+}
+
+/// Keys the FDB's hash: nobody who sends frames can know it.
+fn secret() -> [u64; 2] {
+    // The standard library seeds each `RandomState` from the kernel.
+    [RandomState::new().build_hasher().finish(), RandomState::new().build_hasher().finish()]
+}
+
+/// Marks what this run makes.
+fn run_id() -> String {
+    format!("{:08x}", secret()[0] >> 32)
+}
+
+fn say(text: &str) {
+    // A closed stderr does not stop the switch.
+    let _ = writeln!(io::stderr(), "{}", text.trim_end());
+}

@@ -1,0 +1,277 @@
+//! What the switch answers to a request on its control socket.
+//!
+//! Each change makes a whole new configuration and applies it; each read is one
+//! snapshot, taken by the data thread between two turns.
+
+use crate::bridge::{EntryKind, FdbEntry, FlushKinds, FlushScope, Move};
+use crate::config::{ConfigError, StaticEntry, duration_text};
+use crate::control::{
+    Fdb, FdbFilter, FdbLine, PortDetail, PortLine, PortState, PortStats, Ports, Request, Response, Show,
+    Stats,
+};
+use crate::engine::{Command, Ended, PortSnapshot, Snapshot};
+use crate::frame::VlanId;
+use crate::port::{Device, Losses, Offloads};
+
+use super::{ApplyError, Held, Supervisor};
+
+/// An address that moved this often in [`FLAP_WINDOW_S`] has two owners; one
+/// that moved less may be a guest that was moved.
+const FLAPS_MIN: u64 = 4;
+
+/// Moves older than this many seconds warn nobody.
+const FLAP_WINDOW_S: u64 = 60;
+
+impl Supervisor {
+    /// Carries out `request`.
+    pub fn answer(&mut self, request: Request) -> Response {
+        self.try_answer(request).unwrap_or_else(Response::from)
+    }
+
+    fn try_answer(&mut self, request: Request) -> Result<Response, ApplyError> {
+        match request {
+            Request::Show {} => self.show(),
+            Request::Stats {} => self.stats(),
+            Request::PortShow { name } => self.port_show(name.as_deref()),
+            Request::PortAdd { spec, keys } => {
+                let wanted = self.config.with_port(&spec, &keys)?;
+                let name = wanted.ports.last().map(|port| port.name.clone());
+                self.apply_and_log(wanted)?;
+                self.port_show(name.as_deref())
+            }
+            Request::PortDel { name } => {
+                self.apply_and_log(self.config.without_port(&name)?)?;
+                Ok(Response::Done { count: 1 })
+            }
+            Request::PortSet { name, keys } => {
+                self.apply_and_log(self.config.with_port_keys(&name, &keys)?)?;
+                self.port_show(Some(&name))
+            }
+            Request::Set { keys } => {
+                self.apply_and_log(self.config.with_keys(&keys)?)?;
+                self.show()
+            }
+            Request::FdbShow { filter, start } => self.fdb_show(&filter, start),
+            Request::FdbAdd { mac, port, vid, sticky } => {
+                let entry = StaticEntry { mac, vid: vlan(vid), port, sticky };
+                self.apply_and_log(self.config.with_static(entry)?)?;
+                Ok(Response::Done { count: 1 })
+            }
+            Request::FdbDel { mac, vid } => {
+                let vid = vlan(vid);
+                let wanted = self.config.without_static(mac, vid);
+                if wanted == self.config {
+                    self.engine.ask(|reply| Command::FdbDel { vid, mac, reply })??;
+                } else {
+                    self.apply_and_log(wanted)?;
+                }
+                Ok(Response::Done { count: 1 })
+            }
+            Request::FdbFlush { filter, statics } => self.fdb_flush(&filter, statics),
+            Request::Stop {} => {
+                self.stopping = true;
+                Ok(Response::Done { count: 0 })
+            }
+        }
+    }
+
+    fn apply_and_log(&mut self, wanted: crate::config::Config) -> Result<(), ApplyError> {
+        for note in self.apply(wanted)? {
+            tracing::info!("{note}");
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Ended> {
+        self.engine.ask(|reply| Command::Read { reply })
+    }
+
+    fn show(&self) -> Result<Response, ApplyError> {
+        let snapshot = self.snapshot()?;
+        let config = &self.config;
+        Ok(Response::Show(Show {
+            name: config.name.clone(),
+            pid: std::process::id(),
+            uptime_ms: snapshot.now.as_millis(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            control: config.control.display().to_string(),
+            owner: config.owner,
+            ageing: duration_text(config.settings.ageing),
+            fdb_len: snapshot.fdb_len,
+            fdb_size: config.settings.fdb_size,
+            transparent: config.settings.transparent,
+            pad_runts: config.pad_runts,
+            busy_poll: duration_text(config.busy_poll),
+            ports: self.ports.iter().map(|held| self.port_line(held, &snapshot)).collect(),
+            warnings: self.warnings(&snapshot),
+        }))
+    }
+
+    fn port_line(&self, held: &Held, snapshot: &Snapshot) -> PortLine {
+        let counted = snapshot.ports.iter().find(|port| port.id == held.id);
+        let state = match (&held.device, counted.and_then(|port| port.link)) {
+            (None, _) | (_, None) => PortState::Fault,
+            (Some(_), Some(link)) if link.up => PortState::Up,
+            (Some(_), Some(_)) => PortState::Down,
+        };
+        let spec = self.config.port(&held.name).map(|port| &port.spec);
+        PortLine {
+            name: held.name.clone(),
+            kind: spec.map_or("", |spec| spec.kind.name()).to_owned(),
+            state,
+            note: held.note.clone(),
+            mtu: held.link.mtu,
+            rx: counted.map_or(0, |port| port.counters.rx),
+            tx: counted.map_or(0, |port| port.counters.tx),
+            drops: counted.map_or(0, |port| port.counters.dropped() + port.counters.refused()),
+            peer: held.device.as_ref().and_then(Device::peer).unwrap_or_default(),
+            isolation: held.device.as_ref().map_or("", |device| device.isolation().name()).to_owned(),
+        }
+    }
+
+    /// What the user should know and did not ask for.
+    fn warnings(&self, snapshot: &Snapshot) -> Vec<String> {
+        let port = |id| self.ports.iter().find(|held| held.id == id).map_or("?", |held| held.name.as_str());
+        let since = snapshot.now.as_nanos().saturating_sub(FLAP_WINDOW_S * 1_000_000_000);
+        let recent = |seen: &&Move| seen.count >= FLAPS_MIN && seen.last.as_nanos() >= since;
+        let mut warnings: Vec<String> = (snapshot.moves.iter().filter(recent))
+            .map(|seen: &Move| {
+                let Move { mac, count, from, to, .. } = *seen;
+                let (low, high) = (port(from.min(to)), port(from.max(to)));
+                format!("{mac} moved between {low} and {high} {count} times: two guests share a MAC; set mac= on each")
+            })
+            .collect();
+        warnings.sort_unstable();
+        warnings
+    }
+
+    fn stats(&self) -> Result<Response, ApplyError> {
+        let snapshot = self.snapshot()?;
+        let counted = |held: &Held| {
+            let port: &PortSnapshot = snapshot.ports.iter().find(|port| port.id == held.id)?;
+            let device = held.device.as_ref().map_or_else(Losses::default, Device::losses);
+            let losses = Losses {
+                rx_missed: port.losses.rx_missed + device.rx_missed,
+                tx_lost: port.losses.tx_lost + device.tx_lost,
+            };
+            Some(PortStats::new(&held.name, &port.counters, losses))
+        };
+        Ok(Response::Stats(Box::new(Stats::new(
+            self.config.name.clone(),
+            snapshot.now.as_millis(),
+            self.ports.iter().filter_map(counted).collect(),
+            PortStats::new("retired", &snapshot.retired, Losses::default()),
+        ))))
+    }
+
+    fn port_show(&self, name: Option<&str>) -> Result<Response, ApplyError> {
+        let snapshot = self.snapshot()?;
+        if let Some(name) = name {
+            self.config.known_port(name)?;
+        }
+        let mut macs = [0u32; crate::bridge::PORTS_MAX];
+        for entry in self.entries()? {
+            macs[entry.port.index()] += 1;
+        }
+        let wanted = |held: &&Held| name.is_none_or(|name| held.name == name);
+        let detail = |held: &Held| {
+            let config = self.config.port(&held.name)?;
+            Some(PortDetail {
+                line: self.port_line(held, &snapshot),
+                spec: config.spec.to_string(),
+                keys: config.keys(),
+                macs: macs[held.id.index()],
+                offloads: offload_words(held.link.offloads),
+            })
+        };
+        let ports = self.ports.iter().filter(wanted).filter_map(detail).collect();
+        Ok(Response::Ports(Ports { ports }))
+    }
+
+    fn entries(&self) -> Result<Vec<FdbEntry>, Ended> {
+        self.engine.ask(|reply| Command::FdbRead { reply })
+    }
+
+    fn fdb_show(&self, filter: &FdbFilter, start: u64) -> Result<Response, ApplyError> {
+        let scope = self.scope(filter)?;
+        let mut matching: Vec<FdbEntry> = (self.entries()?.into_iter())
+            .filter(|entry| {
+                scope.port.is_none_or(|port| port == entry.port)
+                    && scope.vid.is_none_or(|vid| vid == entry.vid)
+                    && scope.mac.is_none_or(|mac| mac == entry.mac)
+            })
+            .collect();
+        // A page's start stays where it was while entries age and refresh.
+        matching.sort_unstable_by_key(|entry| (entry.vid, entry.mac));
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let end = start.saturating_add(Fdb::PAGE_LEN);
+        let next = (end < matching.len()).then_some(end as u64);
+        let page = matching.into_iter().skip(start).take(Fdb::PAGE_LEN);
+        let entries = page.map(|entry| {
+            let port = self.ports.iter().find(|held| held.id == entry.port);
+            FdbLine {
+                mac: entry.mac,
+                vid: entry.vid.get(),
+                port: port.map_or_else(String::new, |held| held.name.clone()),
+                is_static: entry.kind == EntryKind::Static,
+                sticky: entry.kind == EntryKind::Sticky,
+                age_ms: (entry.kind == EntryKind::Dynamic)
+                    .then(|| u64::try_from(entry.age.as_millis()).unwrap_or(u64::MAX)),
+            }
+        });
+        Ok(Response::Fdb(Fdb { entries: entries.collect(), next }))
+    }
+
+    fn fdb_flush(&mut self, filter: &FdbFilter, statics: bool) -> Result<Response, ApplyError> {
+        let mut scope = self.scope(filter)?;
+        if statics {
+            scope.kinds = FlushKinds::All;
+        }
+        let count = self.engine.ask(|reply| Command::FdbFlush { scope, reply })?;
+        if statics {
+            self.config.fdb.retain(|entry| {
+                let port = self.ports.iter().find(|held| held.name == entry.port).map(|held| held.id);
+                scope.port.is_some_and(|wanted| port != Some(wanted))
+                    || scope.vid.is_some_and(|vid| vid != entry.vid)
+                    || scope.mac.is_some_and(|mac| mac != entry.mac)
+            });
+        }
+        Ok(Response::Done { count: count as u64 })
+    }
+
+    fn scope(&self, filter: &FdbFilter) -> Result<FlushScope, ConfigError> {
+        let port = match &filter.port {
+            None => None,
+            Some(name) => {
+                self.config.known_port(name)?;
+                self.ports.iter().find(|held| held.name == *name).map(|held| held.id)
+            }
+        };
+        Ok(FlushScope { port, vid: filter.vid.map(VlanId::new), mac: filter.mac, ..FlushScope::default() })
+    }
+}
+
+/// The names of what a port's other end finishes itself.
+fn offload_words(offloads: Offloads) -> String {
+    let Offloads { csum, tso4, tso6, uso, ecn } = offloads;
+    let words = [(csum, "csum"), (tso4, "tso4"), (tso6, "tso6"), (uso, "uso"), (ecn, "ecn")];
+    words.into_iter().filter(|(has, _)| *has).map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+}
+
+fn vlan(vid: Option<u16>) -> VlanId {
+    vid.map_or(VlanId::UNAWARE, VlanId::new)
+}
+
+impl From<ApplyError> for Response {
+    fn from(error: ApplyError) -> Response {
+        match error {
+            ApplyError::Config(error) => Response::from(error),
+            other @ (ApplyError::NeedsRestart(_)
+            | ApplyError::Open { .. }
+            | ApplyError::Mtu { .. }
+            | ApplyError::Register { .. }
+            | ApplyError::Fdb(_)
+            | ApplyError::Ended(_)) => Response::error(other.to_string(), ""),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The control thread's half of the switch: it opens and closes devices,
+//! follows their links, applies configuration changes, and asks the engine.
+//!
+//! Start-up, live change and reload are one path: [`Supervisor::apply`] takes
+//! the whole wanted configuration and carries out its difference from the one
+//! in force; if a step fails, the steps before it are undone.
+//!
+//! Deliberately absent: sockets and signals (`run`), frames (`engine`), and
+//! any decision on a frame (`bridge`).
+
+mod answer;
+mod follow;
+
+use std::fmt::Write as _;
+
+use crate::bridge::{EntryKind, FdbError, PORTS_MAX, PortId, PortSettings, Settings};
+use crate::config::{Change, Config, Isolation, PortConfig, StaticEntry, diff};
+use crate::engine::{Command, Ended, Handle, Snapshot, Tuning};
+use crate::port::{self, CloseOutcome, Device, IsolationMode, Link, OpenError, OpenOptions, Opened};
+
+/// Why a change was refused; nothing of it is in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The configuration itself is wrong.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The key is read only when the switch starts.
+    #[error("`{0}` cannot change in a running switch: stop it, and start it with the new value")]
+    NeedsRestart(&'static str),
+    /// A device could not be opened.
+    #[error("port {name}: {error}")]
+    Open {
+        /// The port.
+        name: String,
+        /// What was wrong.
+        error: OpenError,
+    },
+    /// The device does not take this MTU.
+    #[error("port {name}: its device does not take mtu {mtu}: {error}")]
+    Mtu {
+        /// The port.
+        name: String,
+        /// Bytes.
+        mtu: u32,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// epoll did not take a device.
+    #[error("port {name}: {error}")]
+    Register {
+        /// The port.
+        name: String,
+        /// What epoll said.
+        error: std::io::Error,
+    },
+    /// The FDB refused an entry.
+    #[error(transparent)]
+    Fdb(#[from] FdbError),
+    /// The data thread is not there any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// A port with what is behind it now.
+#[derive(Debug)]
+struct Held {
+    name: String,
+    /// The interface's name in the specification.
+    target: String,
+    id: PortId,
+    /// `None` while the device is missing.
+    device: Option<Device>,
+    link: Link,
+    /// Why it is missing; else empty.
+    note: String,
+}
+
+/// Owner of the devices and of the configuration in force.
+#[derive(Debug)]
+pub struct Supervisor {
+    config: Config,
+    run_id: String,
+    engine: Handle,
+    ports: Vec<Held>,
+    stopping: bool,
+}
+
+impl Supervisor {
+    /// A supervisor of an engine that has no ports yet. `config` says which
+    /// switch this is; its ports and entries come with the first `apply`.
+    pub fn new(config: &Config, run_id: String, engine: Handle) -> Supervisor {
+        Supervisor { config: config.empty(), run_id, engine, ports: Vec::new(), stopping: false }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Makes `wanted` the configuration in force. Returns lines for the user:
+    /// what was created, what to know.
+    ///
+    /// # Errors
+    /// The first step that failed; the steps before it have been undone.
+    pub fn apply(&mut self, wanted: Config) -> Result<Vec<String>, ApplyError> {
+        wanted.check()?;
+        let before = self.config.clone();
+        let mut notes = Vec::new();
+        match self.steps(&wanted, &mut notes) {
+            Ok(()) => {
+                self.config = wanted;
+                Ok(notes)
+            }
+            Err(error) => {
+                let mut ignored = Vec::new();
+                if let Err(again) = self.steps(&before, &mut ignored) {
+                    tracing::warn!("undoing the change: {again}");
+                }
+                self.config = before;
+                Err(error)
+            }
+        }
+    }
+
+    fn steps(&mut self, wanted: &Config, notes: &mut Vec<String>) -> Result<(), ApplyError> {
+        for change in diff(&self.config, wanted) {
+            self.step(&change, notes)?;
+            record(&mut self.config, change);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, change: &Change, notes: &mut Vec<String>) -> Result<(), ApplyError> {
+        match change {
+            Change::NeedsRestart(key) => return Err(ApplyError::NeedsRestart(key)),
+            Change::AddPort(port) => self.add_port(port, notes)?,
+            Change::RemovePort(name) => notes.extend(self.remove_port(name)?),
+            Change::SetPort { name, flags, mtu } => self.set_port(name, *flags, *mtu)?,
+            Change::Settings(settings) => self.configure(*settings, self.tuning())?,
+            Change::PadRunts(pad_runts) => {
+                self.configure(self.config.settings, Tuning { pad_runts: *pad_runts, ..self.tuning() })?;
+            }
+            Change::BusyPoll(busy_poll) => {
+                self.configure(self.config.settings, Tuning { busy_poll: *busy_poll, ..self.tuning() })?;
+            }
+            Change::AddStatic(entry) => self.add_static(entry)?,
+            Change::RemoveStatic { mac, vid } => {
+                let (mac, vid) = (*mac, *vid);
+                // It may have gone with its port; that is what was wanted.
+                let _ = self.engine.ask(|reply| Command::FdbDel { vid, mac, reply })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tuning(&self) -> Tuning {
+        Tuning { busy_poll: self.config.busy_poll, pad_runts: self.config.pad_runts }
+    }
+
+    fn configure(&self, settings: Settings, tuning: Tuning) -> Result<(), ApplyError> {
+        Ok(self.engine.ask(|reply| Command::Configure { settings, tuning, reply })??)
+    }
+
+    fn open(&self, port: &PortConfig) -> Result<Opened, OpenError> {
+        let options = OpenOptions {
+            switch: self.config.name.clone(),
+            run_id: self.run_id.clone(),
+            owner: self.config.owner,
+            mtu: port.mtu,
+            takeover: port.takeover,
+            isolation: match self.config.isolation {
+                Isolation::Auto => IsolationMode::Auto,
+                Isolation::Clsact => IsolationMode::Clsact,
+                Isolation::Off => IsolationMode::Off,
+            },
+        };
+        port::open(&port.spec, &options)
+    }
+
+    fn add_port(&mut self, port: &PortConfig, notes: &mut Vec<String>) -> Result<(), ApplyError> {
+        let name = || port.name.clone();
+        let opened = self.open(port).map_err(|error| ApplyError::Open { name: name(), error })?;
+        // `Config::check` allows at most 256 ports: a number is always free.
+        let free = (0..PORTS_MAX).filter_map(|n| u8::try_from(n).ok()).map(PortId::new);
+        let Some(id) = free.into_iter().find(|id| self.ports.iter().all(|held| held.id != *id)) else {
+            return Ok(());
+        };
+        let Opened { port: device_port, device, link, notes: told } = opened;
+        let settings = port.flags;
+        self.engine
+            .ask(|reply| Command::AddPort { id, port: Some(device_port), settings, reply })?
+            .map_err(|error| ApplyError::Register { name: name(), error })?;
+        if !told.is_empty() {
+            notes.push(format!("{}: {}", port.name, told.join(", ")));
+        }
+        let target = port.spec.target.clone();
+        self.ports.push(Held { name: name(), target, id, device: Some(device), link, note: String::new() });
+        Ok(())
+    }
+
+    /// Closes a port; says what was left behind, if anything.
+    fn remove_port(&mut self, name: &str) -> Result<Option<String>, ApplyError> {
+        let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(None) };
+        let held = self.ports.remove(position);
+        drop(self.engine.ask(|reply| Command::RemovePort { id: held.id, reply })?);
+        Ok(held.device.and_then(|device| close(&held.name, device)))
+    }
+
+    fn set_port(&mut self, name: &str, flags: PortSettings, mtu: Option<u32>) -> Result<(), ApplyError> {
+        let Some(held) = self.ports.iter_mut().find(|held| held.name == name) else { return Ok(()) };
+        if let (Some(mtu), Some(device)) = (mtu, held.device.as_mut()) {
+            // The link event that follows brings the MTU to the engine.
+            device.set_mtu(mtu).map_err(|error| ApplyError::Mtu { name: name.to_owned(), mtu, error })?;
+        }
+        self.engine.send(Command::SetPort { id: held.id, settings: flags })?;
+        Ok(())
+    }
+
+    fn add_static(&mut self, entry: &StaticEntry) -> Result<(), ApplyError> {
+        let Some(port) = self.ports.iter().find(|held| held.name == entry.port).map(|held| held.id) else {
+            return Ok(());
+        };
+        let (vid, mac) = (entry.vid, entry.mac);
+        let kind = if entry.sticky { EntryKind::Sticky } else { EntryKind::Static };
+        Ok(self.engine.ask(|reply| Command::FdbAdd { vid, mac, port, kind, reply })??)
+    }
+
+    /// Whether a client asked for the end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Tells the data thread to end.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn stop(&self) -> Result<(), Ended> {
+        self.engine.send(Command::Stop)
+    }
+
+    /// Removes what was made for this run, after the engine has let go of its
+    /// ports; says what is left, and why.
+    pub fn close(self) -> Vec<String> {
+        let devices = self.ports.into_iter();
+        devices.filter_map(|held| held.device.and_then(|device| close(&held.name, device))).collect()
+    }
+
+    /// The table that `run` prints when it ends.
+    pub fn summary(&self, end: &Snapshot) -> String {
+        let mut text = String::new();
+        let width = self.ports.iter().map(|held| held.name.len()).max().unwrap_or(0).max("total".len());
+        let mut total = end.retired.clone();
+        let _ =
+            writeln!(text, "{:width$}  {:>12}  {:>12}  {:>8}  {:>8}", "PORT", "RX", "TX", "DROPS", "REFUSED");
+        let mut row = |name: &str, counters: &crate::bridge::PortCounters| {
+            let _ = writeln!(
+                text,
+                "{name:width$}  {:>12}  {:>12}  {:>8}  {:>8}",
+                counters.rx,
+                counters.tx,
+                counters.dropped(),
+                counters.refused()
+            );
+        };
+        for port in &end.ports {
+            let name = self.ports.iter().find(|held| held.id == port.id).map_or("?", |held| &held.name);
+            row(name, &port.counters);
+            total.add(&port.counters);
+        }
+        row("total", &total);
+        text
+    }
+}
+
+fn close(name: &str, device: Device) -> Option<String> {
+    match device.close() {
+        CloseOutcome::Clean => None,
+        CloseOutcome::Left(why) => Some(format!("{name}: {why}")),
+    }
+}
+
+/// Notes in `config` that `change` is in force.
+fn record(config: &mut Config, change: Change) {
+    match change {
+        Change::NeedsRestart(_) => {}
+        Change::RemoveStatic { mac, vid } => config.fdb.retain(|entry| (entry.mac, entry.vid) != (mac, vid)),
+        Change::RemovePort(name) => {
+            config.ports.retain(|port| port.name != name);
+            config.fdb.retain(|entry| entry.port != name);
+        }
+        Change::Settings(settings) => config.settings = settings,
+        Change::PadRunts(pad_runts) => config.pad_runts = pad_runts,
+        Change::BusyPoll(busy_poll) => config.busy_poll = busy_poll,
+        Change::SetPort { name, flags, mtu } => {
+            if let Some(port) = config.ports.iter_mut().find(|port| port.name == name) {
+                (port.flags, port.mtu) = (flags, mtu);
+            }
+        }
+        Change::AddPort(port) => config.ports.push(port),
+        Change::AddStatic(entry) => config.fdb.push(entry),
+    }
+}
