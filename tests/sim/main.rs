@@ -1,2 +1,8 @@
-//! .
-fn main() {}
+//! The core without a device: scenarios, and the model beside the bridge.
+
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod scenarios;

@@ -3,16 +3,21 @@
 //!
 //! Read in this order: [`skip`] (what a test needs of its host), [`netns`]
 //! (hosts to connect), [`process`] (the switch), [`flow`] (frames with a
-//! number on each).
+//! number on each), [`scenario`] (the core alone, in words) with [`model`] (what
+//! it must do).
 //!
-//! Deliberately absent: a second implementation of anything that is tested.
+//! Deliberately absent: a second implementation of anything that is tested, but
+//! for the bridge's model, which is as naive as it can be.
 
 pub mod clock;
 pub mod flow;
 pub mod iperf;
 mod link;
+#[rustfmt::skip]
+pub mod model;
 pub mod netns;
 pub mod process;
 pub mod qemu;
+pub mod scenario;
 pub mod skip;
 mod sys;
