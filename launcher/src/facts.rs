@@ -43,6 +43,9 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
             clones.insert(clone);
         }
     }
+    if lab.guests.iter().any(|guest| !guest.nics.is_empty()) {
+        check_tun()?;
+    }
     let kvm = KvmFacts::probe();
     let mut accels = BTreeMap::new();
     for guest in &lab.guests {
@@ -59,6 +62,21 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         formats,
         clones,
     })
+}
+
+/// QEMU opens its TAPs as the lab's user. Everywhere but in some containers
+/// anybody may open this device; what a TAP's owner may do is asked later.
+fn check_tun() -> Result<()> {
+    let tun = "/dev/net/tun";
+    let opened = fs::OpenOptions::new().read(true).write(true).open(tun);
+    let Err(e) = opened else { return Ok(()) };
+    let fix = match e.kind() == std::io::ErrorKind::PermissionDenied {
+        true => format!(
+            "QEMU opens its TAPs without privilege, for which it has mode 0666 as a rule: sudo chmod 666 {tun}"
+        ),
+        false => "load the kernel's TUN/TAP driver: sudo modprobe tun".to_owned(),
+    };
+    Err(anyhow!("{tun}: {e}\n  {fix}"))
 }
 
 fn missing(image: &Path, error: &anyhow::Error) -> anyhow::Error {

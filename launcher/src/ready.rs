@@ -7,7 +7,6 @@
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use regex_lite::Regex;
@@ -29,17 +28,17 @@ pub enum Outcome {
     Up(Duration),
     /// It is not, and why.
     Failed(String),
-    /// The user stopped the waiting.
+    /// The waiting was stopped.
     Interrupted,
 }
 
-/// Waits for `guest` until it is up, ends, runs out of time, or `interrupted`.
-pub fn wait(guest: &GuestRecord, state: &State, interrupted: &AtomicBool) -> Outcome {
+/// Waits for `guest` until it is up, ends, runs out of time, or `stop` says so.
+pub fn wait(guest: &GuestRecord, state: &State, stop: impl Fn() -> bool) -> Outcome {
     let start = clock::now();
     let timeout = Duration::from_millis(guest.timeout_ms);
     let criterion = Criterion::of(guest, state);
     loop {
-        if interrupted.load(Ordering::Relaxed) {
+        if stop() {
             return Outcome::Interrupted;
         }
         // Looked at before the criterion: a dead guest's console may match.

@@ -120,6 +120,15 @@ impl Machine {
     }
 }
 
+fn signal(process: Process, signal: Signal) -> Result<()> {
+    match process.signal(signal) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Err(e).context("it was started with sudo, and takes it to be ended: sudo vlab down")
+        }
+        other => other.map(|_| ()).map_err(Into::into),
+    }
+}
+
 /// Makes `path`, and what is missing above it, this user's alone.
 ///
 /// # Errors
@@ -239,13 +248,11 @@ impl Runner for Machine {
         {
             return Ok(());
         }
-        process.signal(Signal::TERM).with_context(|| format!("switch {}", switch.name))?;
-        Ok(())
+        signal(process, Signal::TERM).with_context(|| format!("switch {}", switch.name))
     }
 
     fn kill(&mut self, process: Process) -> Result<()> {
-        process.signal(Signal::KILL).with_context(|| format!("process {}", process.pid))?;
-        Ok(())
+        signal(process, Signal::KILL).with_context(|| format!("process {}", process.pid))
     }
 
     fn wait_gone(&mut self, processes: &[Process], limit: Duration) -> Vec<Process> {

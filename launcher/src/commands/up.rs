@@ -59,17 +59,17 @@ pub fn run(target: &Target, keep: bool) -> Result<()> {
     }
     let mut store = Store::new(places.state_file(), begin(&lab, &file, digest, &facts)?);
     let outcome = bring_up(&steps, &mut store, &mut machine)
-        .and_then(|()| wait_until_ready(&store.state, &interrupted));
+        .and_then(|()| wait_until_ready(&store.state, &interrupted, keep));
     let times = match outcome {
         Ok(times) => times,
         Err(e) if keep => {
-            return Err(e.context("left as it is (--keep); take it down: vlab down"));
+            return Err(anyhow!("{e:#}\n  left as it is (--keep); take it down: vlab down"));
         }
         Err(e) => {
             undo(&mut store, &facts, &places, &mut machine).map_err(|undo| {
                 anyhow!("{e:#}\n  and taking it down again failed: {undo:#}; try vlab down")
             })?;
-            return Err(e.context("nothing is left running"));
+            return Err(anyhow!("{e:#}\n  nothing is left running (to look closer: vlab up --keep)"));
         }
     };
     store.state.complete = true;
@@ -174,18 +174,24 @@ fn undo(store: &mut Store, facts: &Facts, places: &Places, machine: &mut Machine
     Ok(())
 }
 
-/// Waits for all guests side by side; returns how long each took.
-fn wait_until_ready(state: &State, interrupted: &AtomicBool) -> Result<Vec<Duration>> {
+/// Waits for all guests side by side; returns how long each took. The first
+/// that fails ends the waiting, unless all are to be `kept`.
+fn wait_until_ready(state: &State, interrupted: &AtomicBool, kept: bool) -> Result<Vec<Duration>> {
     let progress = Progress::new(&state.guests);
+    let failed = AtomicBool::new(false);
+    let stop = || interrupted.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) && !kept;
     let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
         let waits: Vec<_> = state
             .guests
             .iter()
             .enumerate()
             .map(|(index, guest)| {
-                let progress = &progress;
+                let (progress, failed, stop) = (&progress, &failed, &stop);
                 scope.spawn(move || {
-                    let outcome = ready::wait(guest, state, interrupted);
+                    let outcome = ready::wait(guest, state, stop);
+                    if matches!(outcome, Outcome::Failed(_)) {
+                        failed.store(true, Ordering::Relaxed);
+                    }
                     progress.settle(index, guest, &outcome);
                     outcome
                 })
@@ -203,7 +209,7 @@ fn wait_until_ready(state: &State, interrupted: &AtomicBool) -> Result<Vec<Durat
         match outcome {
             Outcome::Up(after) => times.push(after),
             Outcome::Failed(why) => failures.push(format!("guest {}: {why}", guest.name)),
-            Outcome::Interrupted => bail!("interrupted"),
+            Outcome::Interrupted => {}
         }
     }
     if failures.is_empty() { Ok(times) } else { Err(anyhow!(failures.join("\n"))) }
