@@ -260,7 +260,8 @@ impl Runner for Machine {
     }
 
     fn sweep(&mut self, switch: &SwitchRecord) -> Vec<String> {
-        if left_behind(switch).is_empty() {
+        let socket = switch.control.as_ref().is_some_and(|control| control.exists());
+        if left_behind(switch).is_empty() && !socket {
             return Vec::new();
         }
         // Only vswitch makes and removes interfaces: started under the same
