@@ -56,7 +56,7 @@ fn summary(state: &State, report: &Report) -> String {
         kept.push(format!("{clones} clone{plural} (delete: vlab down --disks)"));
     }
     if !kept.is_empty() {
-        text.push_str(&format!(" Kept: {}", kept.join(", ")));
+        text.push_str(&format!(" Kept: {}.", kept.join(", ")));
     }
     if !report.removed.is_empty() {
         let plural = if report.removed.len() == 1 { "" } else { "s" };
