@@ -141,3 +141,99 @@ fn console_tail(guest: &GuestRecord) -> String {
     }
     format!("\n  last on its console ({}):\n    {}", log.display(), lines.join("\n    "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use crate::accel::Accel;
+    use crate::state::{Process, VERSION};
+
+    fn guest(directory: &std::path::Path, ready: Ready, timeout_ms: u64) -> GuestRecord {
+        let own = i32::try_from(std::process::id()).unwrap();
+        GuestRecord {
+            name: "zero".to_owned(),
+            uuid: "u".to_owned(),
+            process: Some(Process::of(own).unwrap()),
+            accel: Accel::Tcg,
+            accel_reason: None,
+            disk: None,
+            qmp: directory.join("qmp"),
+            serial: None,
+            console_log: Some(directory.join("console.log")),
+            qemu_log: directory.join("qemu.log"),
+            ssh_port: None,
+            internet: None,
+            nics: Vec::new(),
+            ready,
+            timeout_ms,
+        }
+    }
+
+    fn state() -> State {
+        State {
+            version: VERSION,
+            lab: "ping".to_owned(),
+            file: "/l".into(),
+            digest: String::new(),
+            boot_id: String::new(),
+            complete: false,
+            images: Vec::new(),
+            files: Vec::new(),
+            clones: Vec::new(),
+            switches: Vec::new(),
+            guests: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_console_is_searched_by_line_and_pattern() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("console.log");
+        std::fs::write(&log, "booting\r\nzero login: ").unwrap();
+        let matching = guest(directory.path(), Ready::Console("l[o0]gin: $".to_owned()), 5_000);
+        assert!(matches!(wait(&matching, &state(), || false), Outcome::Up(_)));
+        let other = guest(directory.path(), Ready::Console("^nothing".to_owned()), 1);
+        let Outcome::Failed(why) = wait(&other, &state(), || false) else {
+            panic!("it must run out of time")
+        };
+        assert!(why.contains("`^nothing` was not on its console") && why.contains("zero login:"), "{why}");
+    }
+
+    #[test]
+    fn a_guest_that_ended_is_reported_with_its_last_words() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("console.log"), "login: \nKernel panic\n").unwrap();
+        std::fs::write(directory.path().join("qemu.log"), "qemu: no such device\n").unwrap();
+        let mut dead = guest(directory.path(), Ready::Console("login".to_owned()), 60_000);
+        dead.process = dead.process.map(|own| Process { start_ticks: own.start_ticks + 1, ..own });
+        let Outcome::Failed(why) = wait(&dead, &state(), || false) else { panic!("it is not up") };
+        for expected in ["QEMU ended", "no such device", "Kernel panic"] {
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn waiting_stops_when_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let waiting = guest(directory.path(), Ready::Console("never".to_owned()), 60_000);
+        assert_eq!(wait(&waiting, &state(), || true), Outcome::Interrupted);
+    }
+
+    #[test]
+    fn an_open_port_is_no_ssh_server() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            drop(listener.accept().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"SSH-2.0-test\r\n").unwrap();
+        });
+        assert!(!has_ssh_banner(port), "accepted and closed, as QEMU does for a guest that does not listen");
+        assert!(has_ssh_banner(port));
+        server.join().unwrap();
+        assert!(!has_ssh_banner(port), "nobody listens");
+    }
+}

@@ -240,3 +240,66 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let nic = |network: &str, address: Option<&str>| NicStatus {
+            network: network.to_owned(),
+            address: address.map(str::to_owned),
+            mac: "02:bb:79:c6:45:9b".to_owned(),
+            interface: "vl-zero-abcdef".to_owned(),
+            guest_interface: "ens4".to_owned(),
+        };
+        let guest = |name: &str, state, nics| GuestStatus {
+            name: name.to_owned(),
+            state,
+            note: (state == GuestState::Failed).then(|| "qemu: no such device".to_owned()),
+            pid: Some(42),
+            accel: "tcg",
+            up_s: (state == GuestState::Up).then_some(185),
+            nics,
+            ssh: Some("127.0.0.1:39469".to_owned()),
+        };
+        let switch = |network: &str| SwitchStatus {
+            name: format!("ping-{network}"),
+            network: network.to_owned(),
+            up: true,
+            note: None,
+            control: None,
+            ports_up: 1,
+            ports: 1,
+        };
+        let mut status = Status {
+            lab: "ping".to_owned(),
+            file: "/l/lab.toml".into(),
+            up: true,
+            switches: vec![switch("lan")],
+            guests: vec![
+                guest("zero", GuestState::Up, vec![nic("lan", Some("192.168.1.150"))]),
+                guest("one", GuestState::Failed, vec![]),
+            ],
+        };
+        assert_eq!(
+            table(&status),
+            "lab ping  lab.toml  switch ping-lan\n\
+             GUEST  STATE   LAN            MAC                SSH              UP\n\
+             zero   up      192.168.1.150  02:bb:79:c6:45:9b  127.0.0.1:39469  3m\n\
+             one    failed  -              -                  127.0.0.1:39469  -\n\
+             one: qemu: no such device\n"
+        );
+        status.switches.push(switch("dmz"));
+        status.guests.truncate(1);
+        status.guests[0].nics.push(nic("dmz", None));
+        assert_eq!(
+            table(&status),
+            "lab ping  lab.toml  switch ping-lan, ping-dmz\n\
+             GUEST  STATE  ADDRESS            MAC                SSH              UP\n\
+             zero   up     lan 192.168.1.150  02:bb:79:c6:45:9b  127.0.0.1:39469  3m\n\
+             \x20             dmz -              02:bb:79:c6:45:9b\n"
+        );
+    }
+}

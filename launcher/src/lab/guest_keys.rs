@@ -70,6 +70,11 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
         forwards.push(forward(item.text()?).map_err(|e| item.fault(e))?);
     }
     let ssh_port = read_ssh(keys)?;
+    if !internet && let Some(stray) = keys.own("forwards").or_else(|| keys.own("ssh")) {
+        return Err(
+            stray.fault("`forwards` and `ssh` go through the internet NIC: they need `internet = true`")
+        );
+    }
     let ready = match keys.item("ready") {
         Some(item) => read_ready(&item, serial, internet)?,
         None => Ready::Auto,
@@ -133,6 +138,11 @@ fn read_boot(keys: &Keys<'_>, folder: &Path) -> Result<Option<Boot>, LabError> {
         && let Some(stray) = keys.own("initrd").or_else(|| keys.own("cmdline"))
     {
         return Err(stray.fault("`initrd` and `cmdline` go with `kernel`"));
+    }
+    if base.is_none()
+        && let Some(stray) = keys.own("size").filter(|_| disk.is_some() || kernel.is_some())
+    {
+        return Err(stray.fault("`size` is a clone's: it goes with `base`"));
     }
     let size = size.map(|item| item.text().map(str::to_owned)).transpose()?;
     Ok(match (base, disk, kernel) {

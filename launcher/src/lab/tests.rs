@@ -43,11 +43,15 @@ fn the_minimal_lab() {
 }
 
 #[test]
-fn the_tutorials_example_is_a_lab() {
-    let text = include_str!("../../../docs/examples/tutorial/lab.toml");
-    let lab = read(text).unwrap();
-    assert_eq!(lab.guests.len(), 2);
-    assert!(lab.guests.iter().all(|guest| guest.internet && guest.nics.len() == 1));
+fn the_examples_are_labs() {
+    for text in [
+        include_str!("../../../docs/examples/tutorial/lab.toml"),
+        include_str!("../../../docs/examples/demo/lab.toml"),
+    ] {
+        let lab = read(text).unwrap();
+        assert_eq!(lab.guests.len(), 2);
+        assert!(lab.guests.iter().all(|guest| guest.internet && guest.nics.len() == 1));
+    }
 }
 
 #[test]
@@ -120,6 +124,8 @@ fn wrong_values_are_refused() {
         ("kernel = \"k\"\nready = \"console:(\"", "open group"),
         ("kernel = \"k\"\nserial = false\nready = \"console:x\"", "serial = true"),
         ("kernel = \"k\"\ninternet = false\nready = \"ssh\"", "internet = true"),
+        ("kernel = \"k\"\ninternet = false\nforwards = [\"8080:80\"]", "need `internet = true`"),
+        ("disk = \"d\"\nsize = \"8G\"", "goes with `base`"),
         ("kernel = \"k\"\ntimeout = \"10\"", "a duration"),
         ("kernel = \"k\"\nforwards = [\"80\"]", "HOST:GUEST"),
     ] {
