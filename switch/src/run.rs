@@ -96,7 +96,7 @@ fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config) -> an
     for note in supervisor.apply(config)? {
         say(&note);
     }
-    supervisor.watch_namespaces(links);
+    supervisor.watch_namespaces(links)?;
     if let Some(hint) = supervisor.hints() {
         say(&hint);
     }
@@ -120,11 +120,11 @@ fn serve(
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<()> {
     let mut events = Events::with_capacity(64);
+    let mut next_retry = now();
     loop {
-        let retry = supervisor.is_waiting().then_some(RETRY);
+        let retry = supervisor.is_waiting().then(|| next_retry.saturating_duration_since(now()));
         let wait = [server.timeout(now()), retry].into_iter().flatten().min();
         match poll.poll(&mut events, wait) {
-            Ok(()) if events.is_empty() => supervisor.retry()?,
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).context("epoll"),
@@ -141,9 +141,15 @@ fn serve(
                 token => {
                     server.ready(token, now(), &mut |request| supervisor.answer(request));
                     // A port that came or went may need another namespace.
-                    supervisor.watch_namespaces(links);
+                    supervisor.watch_namespaces(links)?;
                 }
             }
+        }
+        // By the clock: clients that keep asking must not put it off.
+        if supervisor.is_waiting() && now() >= next_retry {
+            supervisor.retry()?;
+            supervisor.watch_namespaces(links)?;
+            next_retry = now() + RETRY;
         }
         server.expire(now());
         if supervisor.is_stopping() {

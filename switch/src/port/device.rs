@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Losses;
+use super::alias::Alias;
 use super::isolate::{Isolation, IsolationKind};
+use super::leftover::remove_tap;
 use super::peer;
 use super::rtnl::{Change, Interface, Rtnl};
 use super::tun;
@@ -20,8 +22,8 @@ pub struct Device {
     pub(super) name: String,
     pub(super) ifindex: u32,
     pub(super) side: Side,
-    /// We made the TAP (or an earlier run of this switch did).
-    pub(super) made: bool,
+    /// Our mark, if we made the TAP (or an earlier run of this switch did).
+    pub(super) made: Option<String>,
     pub(super) isolation: Option<Isolation>,
     /// The device's `tx_dropped` when it was opened.
     pub(super) tx_dropped_before: u64,
@@ -61,7 +63,7 @@ pub enum CloseOutcome {
 }
 
 impl Device {
-    /// The interface's name when it was opened.
+    /// The interface's name when it was last looked at.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -101,27 +103,32 @@ impl Device {
     fn interface(&self) -> io::Result<Option<Interface>> {
         match &self.side {
             Side::Netdev => Rtnl::open()?.find_index(self.ifindex),
-            Side::Descriptor(fd) => match (tun::name(fd), tun::namespace(fd)) {
-                (Ok(name), Ok(namespace)) => Rtnl::open_in(namespace.as_fd())?.find(&name),
-                _ => Ok(None),
-            },
+            Side::Descriptor(fd) => {
+                let found = tun::name(fd).and_then(|name| Ok((name, tun::namespace(fd)?)));
+                match found.map_err(|error| (error.raw_os_error(), error)) {
+                    Ok((name, namespace)) => Rtnl::open_in(namespace.as_fd())?.find(&name),
+                    // Deleted, or where we may not look.
+                    Err((Some(libc::EBADFD | libc::EPERM), _)) => Ok(None),
+                    Err((_, error)) => Err(error),
+                }
+            }
         }
     }
 
     /// Asks the kernel what the interface is now. One that was moved keeps its
     /// port only if the port holds the descriptor.
-    pub fn examine(&mut self) -> DeviceState {
-        match self.interface() {
-            Ok(Some(found)) => {
-                self.ifindex = found.ifindex;
-                DeviceState::Present { up: found.up(), mtu: found.mtu }
+    ///
+    /// # Errors
+    /// The kernel gave no answer (out of descriptors, say): nothing is known.
+    pub fn examine(&mut self) -> io::Result<DeviceState> {
+        Ok(match self.interface()? {
+            Some(found) => {
+                let state = DeviceState::Present { up: found.up(), mtu: found.mtu };
+                (self.ifindex, self.name) = (found.ifindex, found.name);
+                state
             }
-            Ok(None) => DeviceState::Gone,
-            Err(error) => {
-                tracing::warn!("{}: no answer about it: {error}", self.name);
-                DeviceState::Present { up: false, mtu: 1500 }
-            }
-        }
+            None => DeviceState::Gone,
+        })
     }
 
     /// Frames lost at the device since it was opened, of which the port was not
@@ -164,10 +171,8 @@ impl Device {
         let Device { name, ifindex, made, isolation, side, .. } = self;
         drop(isolation);
         drop(side);
-        if !made {
-            return CloseOutcome::Clean;
-        }
-        match remove_tap(ifindex) {
+        let Some(mark) = made.as_deref().and_then(Alias::parse) else { return CloseOutcome::Clean };
+        match remove_tap(ifindex, &mark) {
             Ok(true) => CloseOutcome::Clean,
             Ok(false) => {
                 let holder = peer::holder(&name).unwrap_or_else(|| "a guest".to_owned());
@@ -177,17 +182,5 @@ impl Device {
             }
             Err(error) => CloseOutcome::Left(format!("not removed ({error}): ip link del {name} does it")),
         }
-    }
-}
-
-/// Removes a TAP of ours unless its descriptor is held; false if it is.
-pub(super) fn remove_tap(ifindex: u32) -> io::Result<bool> {
-    let mut rtnl = Rtnl::open()?;
-    match rtnl.find_index(ifindex)? {
-        // Gone, or moved by its user, who then owns it.
-        None => Ok(true),
-        // A TAP has a carrier as long as somebody holds the descriptor.
-        Some(found) if found.carrier => Ok(false),
-        Some(_) => rtnl.delete(ifindex).map(|()| true),
     }
 }

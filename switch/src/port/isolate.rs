@@ -5,8 +5,11 @@
 //! Two programs of the kernel's traffic control do it. On ingress, everything
 //! ends (after the packet socket has seen it). On egress, only frames with our
 //! mark pass. Attached by TCX links (Linux 6.6) they vanish with the process,
-//! even a killed one; on older kernels a clsact qdisc holds them, which is
-//! removed at the end, or by the next start.
+//! even a killed one; on older kernels a clsact qdisc holds them, under a name
+//! that says whose they are, until the end, or the switch's next start.
+//!
+//! Programs and filters that others attached before run after ours: those on
+//! ingress not at all.
 //!
 //! Deliberately absent: any touch of the host's addresses or sysctls
 //! (`disable_ipv6` deletes static addresses for good). Read first: bpf(2), and
@@ -15,8 +18,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use super::alias::Alias;
 use super::packet::MARK;
-use super::tc;
+use super::tc::{self, Direction};
 
 /// How an interface is kept apart from the host's stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +91,7 @@ const PASS_MARKED: [Instruction; 5] = [
 ];
 
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
@@ -121,19 +126,40 @@ struct LinkAttr {
     expected_revision: u64,
 }
 
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attr`, and what its
-    // addresses name, which outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    match i32::try_from(fd) {
-        // SAFETY: a new descriptor that nobody else holds.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+/// The part of `union bpf_attr` that BPF_PROG_QUERY reads and writes for TCX.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Gives the kernel `attr`, a part of `union bpf_attr`; returns its answer.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attr`, and
+    // reads what its addresses name, which outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+fn bpf_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: a new descriptor that nobody else holds.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let attr = LoadAttr {
+    let mut attr = LoadAttr {
         prog_type: BPF_PROG_TYPE_SCHED_CLS,
         insn_cnt: u32::try_from(program.len()).unwrap_or(0),
         insns: program.as_ptr() as u64,
@@ -145,11 +171,11 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         kern_version: 0,
         prog_flags: 0,
     };
-    bpf(BPF_PROG_LOAD, &attr)
+    bpf_fd(BPF_PROG_LOAD, &mut attr)
 }
 
 fn link(program: &OwnedFd, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    let attr = LinkAttr {
+    let mut attr = LinkAttr {
         // A descriptor is not negative.
         prog_fd: program.as_raw_fd().cast_unsigned(),
         target_ifindex: ifindex,
@@ -159,7 +185,7 @@ fn link(program: &OwnedFd, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd
         padding: 0,
         expected_revision: 0,
     };
-    bpf(BPF_LINK_CREATE, &attr)
+    bpf_fd(BPF_LINK_CREATE, &mut attr)
 }
 
 /// Holds the programs in place; dropping it takes them away.
@@ -176,47 +202,108 @@ enum Held {
     Nothing,
 }
 
-/// Our filters on a clsact qdisc, and the qdisc if nobody else's.
+/// Our filters on a clsact qdisc, and the qdisc if we made it.
 #[derive(Debug)]
 struct Clsact {
     ifindex: u32,
-    remove_qdisc: bool,
+    ingress: String,
 }
 
 impl Drop for Clsact {
     fn drop(&mut self) {
-        tc::remove_filters(self.ifindex);
-        if self.remove_qdisc {
-            // The device may be gone, and its qdisc with it.
-            let _ = tc::remove_clsact(self.ifindex);
-        }
+        remove_clsact(self.ifindex, |mark| mark.to_string() == self.ingress);
     }
 }
 
+/// Marks of our filters: the rest says whether the qdisc is ours too.
+const WITH_QDISC: &str = "qdisc";
+const WITHOUT_QDISC: &str = "";
+
+/// Removes the filters of `ifindex` whose mark `is_ours`, and their qdisc if it
+/// was made for them and nobody else uses it now; says whether there were any.
+fn remove_clsact(ifindex: u32, is_ours: impl Fn(&Alias<'_>) -> bool) -> bool {
+    let (mut found, mut made, mut shared) = (false, false, false);
+    for direction in Direction::BOTH {
+        // A device that is gone has none.
+        for filter in tc::filters(ifindex, direction).unwrap_or_default() {
+            match Alias::parse(&filter.name).filter(&is_ours) {
+                Some(mark) => {
+                    found = true;
+                    made |= mark.rest == WITH_QDISC;
+                    let _ = tc::remove_filter(ifindex, direction, &filter);
+                }
+                None => shared = true,
+            }
+        }
+    }
+    if made && !shared {
+        let _ = tc::remove_clsact(ifindex);
+    }
+    found
+}
+
+/// Removes what a killed run of `switch` left of its isolation, on whatever
+/// interface; returns the interfaces' numbers.
+///
+/// # Errors
+/// If the kernel does not list its qdiscs.
+pub(super) fn remove_leftovers(switch: &Alias<'_>) -> io::Result<Vec<u32>> {
+    let mut interfaces = tc::interfaces()?;
+    interfaces.retain(|ifindex| {
+        remove_clsact(*ifindex, |mark| (mark.owner, mark.switch) == (switch.owner, switch.switch))
+    });
+    Ok(interfaces)
+}
+
 impl Isolation {
-    /// Isolates interface `ifindex` in the namespace of the calling thread, as
-    /// far as `mode` and the kernel allow; what falls short is said in `notes`.
-    pub fn attach(ifindex: u32, mode: IsolationMode, notes: &mut Vec<String>) -> Isolation {
-        // What a killed run on an older kernel left.
-        let leftover = tc::remove_filters(ifindex);
+    /// Isolates interface `ifindex` in the namespace of the calling thread for
+    /// `switch`, as far as `mode` and the kernel allow; what falls short is
+    /// said in `notes`.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory, or the interface is gone: a port that
+    /// could be isolated is never opened without.
+    pub fn attach(
+        ifindex: u32,
+        mode: IsolationMode,
+        switch: &Alias<'_>,
+        notes: &mut Vec<String>,
+    ) -> io::Result<Isolation> {
+        // What a killed run left, on an interface that was not there when this
+        // one started.
+        remove_clsact(ifindex, |mark| (mark.owner, mark.switch) == (switch.owner, switch.switch));
+        let foreign = mode != IsolationMode::Off && has_ingress_filters(ifindex);
         let attached = match mode {
-            IsolationMode::Off => Ok(Held::Nothing),
-            IsolationMode::Clsact => clsact(ifindex, leftover),
+            IsolationMode::Off => return Ok(Isolation(Held::Nothing)),
+            IsolationMode::Clsact => clsact(ifindex, switch),
             IsolationMode::Auto => tcx(ifindex).or_else(|error| match error.raw_os_error() {
                 // EINVAL: the kernel knows no such attach type (before 6.6).
-                Some(libc::EINVAL | libc::EOPNOTSUPP) => clsact(ifindex, leftover),
+                Some(libc::EINVAL | libc::EOPNOTSUPP) => clsact(ifindex, switch),
                 _ => Err(error),
             }),
         };
-        Isolation(attached.unwrap_or_else(|error| {
-            let right = if error.raw_os_error() == Some(libc::EPERM) {
-                ": grant cap_bpf and cap_net_admin to close it"
-            } else {
-                ""
-            };
-            notes.push(format!("isolation: none ({error}), the host's own stack sees these frames{right}"));
-            Held::Nothing
-        }))
+        match attached {
+            Ok(held) => {
+                if foreign {
+                    notes.push("its own ingress filters do not run while the switch has it".to_owned());
+                }
+                Ok(Isolation(held))
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENODEV | libc::ENOBUFS) => Err(error),
+                errno => {
+                    let right = if errno == Some(libc::EPERM) {
+                        ": grant cap_bpf and cap_net_admin to close it"
+                    } else {
+                        ""
+                    };
+                    notes.push(format!(
+                        "isolation: none ({error}), the host's own stack sees these frames{right}"
+                    ));
+                    Ok(Isolation(Held::Nothing))
+                }
+            },
+        }
     }
 
     /// What is in force.
@@ -229,19 +316,65 @@ impl Isolation {
     }
 }
 
+/// Whether somebody filters what comes in by `ifindex`.
+fn has_ingress_filters(ifindex: u32) -> bool {
+    let mut query =
+        QueryAttr { target_ifindex: ifindex, attach_type: BPF_TCX_INGRESS, ..QueryAttr::default() };
+    let programs = bpf(BPF_PROG_QUERY, &mut query).is_ok() && query.count > 0;
+    programs || tc::filters(ifindex, Direction::Ingress).is_ok_and(|filters| !filters.is_empty())
+}
+
 fn tcx(ifindex: u32) -> io::Result<Held> {
     let ingress = link(&load(&DROP_ALL)?, ifindex, BPF_TCX_INGRESS)?;
     let egress = link(&load(&PASS_MARKED)?, ifindex, BPF_TCX_EGRESS)?;
     Ok(Held::Tcx { _links: [ingress, egress] })
 }
 
-/// `leftover`: a qdisc that is there was left by us.
-fn clsact(ifindex: u32, leftover: bool) -> io::Result<Held> {
+fn clsact(ifindex: u32, switch: &Alias<'_>) -> io::Result<Held> {
     let (ingress, egress) = (load(&DROP_ALL)?, load(&PASS_MARKED)?);
     let made = tc::add_clsact(ifindex)?;
+    let rest = if made { WITH_QDISC } else { WITHOUT_QDISC };
+    let mark = Alias { rest, ..*switch }.to_string();
     // From here on, a failure takes back what was done.
-    let held = Clsact { ifindex, remove_qdisc: made || leftover };
-    tc::add_filter(ifindex, tc::Direction::Ingress, &ingress)?;
-    tc::add_filter(ifindex, tc::Direction::Egress, &egress)?;
+    let held = Clsact { ifindex, ingress: mark.clone() };
+    for (direction, program) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
+        let first = tc::filters(ifindex, direction)?.iter().map(|filter| filter.preference).min();
+        let preference = before(first).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AlreadyExists, "a filter of preference 1 would run before ours")
+        })?;
+        tc::add_filter(ifindex, direction, preference, &program, &mark)?;
+    }
     Ok(Held::Clsact(held))
+}
+
+/// The preference for a filter that runs before those from `first` on.
+const fn before(first: Option<u16>) -> Option<u16> {
+    match first {
+        None => Some(PREFERENCE),
+        Some(0 | 1) => None,
+        Some(first) if first <= PREFERENCE => Some(first - 1),
+        Some(_) => Some(PREFERENCE),
+    }
+}
+
+/// Low, so that filters which others add later run after ours.
+const PREFERENCE: u16 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_filter_runs_first_or_not_at_all() {
+        for (first, ours) in [
+            (None, Some(16)),
+            (Some(49152), Some(16)),
+            (Some(17), Some(16)),
+            (Some(16), Some(15)),
+            (Some(2), Some(1)),
+            (Some(1), None),
+        ] {
+            assert_eq!(before(first), ours, "{first:?}");
+        }
+    }
 }

@@ -6,11 +6,14 @@
 //!
 //! Deliberately absent: a queue. A full port refuses, by name, and never waits.
 
+mod alias;
 mod burst;
 mod device;
+mod error;
 mod finish;
 mod iov;
 mod isolate;
+mod leftover;
 pub mod memory;
 mod netdev;
 mod open;
@@ -26,9 +29,11 @@ pub mod watch;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
 pub use device::{CloseOutcome, Device, DeviceState};
+pub use error::OpenError;
 pub use finish::{Finished, Finisher, as_is, gather};
 pub use isolate::{IsolationKind, IsolationMode};
-pub use open::{OpenError, OpenOptions, Opened, exists, open, remove_leftovers};
+pub use leftover::remove_leftovers;
+pub use open::{OpenOptions, Opened, exists, open};
 pub use spec::{Kind, ParseSpecError, PortSpec};
 
 use std::fmt::Debug;

@@ -20,7 +20,7 @@ use mio::unix::SourceFd;
 use super::iov::Iov;
 use super::packet;
 use super::pieces::{Pieces, head_len};
-use super::{BURST_BYTES, BURST_FRAMES, Burst, Fault, Link, Losses, Port, Rx, Sent, Slots};
+use super::{BURST_BYTES, BURST_FRAMES, Burst, Fault, Link, Losses, Offloads, Port, Rx, Sent, Slots};
 use crate::bridge::{DropReason, Refusal};
 use crate::frame::{Frame, TAG_LEN, TPID_C, Wire};
 use crate::offload::{GSO_NONE, NEEDS_CSUM, VnetHeader};
@@ -157,11 +157,11 @@ impl NetdevPort {
     ///
     /// # Errors
     /// As `packet::open`.
-    pub fn open(ifindex: u32, link: Link, notes: &mut Vec<String>) -> io::Result<NetdevPort> {
+    pub fn open(ifindex: u32, notes: &mut Vec<String>) -> io::Result<NetdevPort> {
         Ok(NetdevPort {
             fd: packet::open(ifindex, notes)?,
             ifindex,
-            link,
+            link: Link { up: false, mtu: 0, offloads: Offloads::ALL },
             vectors: Vectors::new(),
             vector_len: BURST_FRAMES,
             arrived: ArrayVec::new(),
@@ -169,6 +169,11 @@ impl NetdevPort {
             errors_seen: false,
             rx_missed: 0,
         })
+    }
+
+    /// The same with the device's link as it is.
+    pub fn with_link(self, link: Link) -> NetdevPort {
+        NetdevPort { link, ..self }
     }
 
     /// Receives up to `want` frames into the slots from number
@@ -352,7 +357,7 @@ impl Port for NetdevPort {
             message.msg_hdr.msg_iovlen = runs.len();
         }
         let mut next = 0;
-        let mut retried = false;
+        let mut retried = None;
         while next < wires.len() {
             let messages = &mut self.vectors.send[next..wires.len()];
             let count = libc::c_uint::try_from(messages.len()).unwrap_or(0);
@@ -363,6 +368,9 @@ impl Port for NetdevPort {
             };
             if let Ok(sent) = usize::try_from(sent) {
                 next += sent;
+                // It was the receive side's: a frame thrown away there, and
+                // others may wait behind it.
+                self.errors_seen |= retried == Some((next - sent, libc::EINVAL));
                 continue;
             }
             let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
@@ -371,8 +379,8 @@ impl Port for NetdevPort {
             }
             // A packet socket reports errors of its receive side to whoever
             // comes first: ask once more before believing these.
-            if !retried && matches!(errno, libc::ENETDOWN | libc::EINVAL) {
-                retried = true;
+            if retried.is_none() && matches!(errno, libc::ENETDOWN | libc::EINVAL) {
+                retried = Some((next, errno));
                 continue;
             }
             let (end, refusal) = match self.refusal(errno) {

@@ -7,8 +7,11 @@
 
 use std::io;
 
-use super::device::{Device, Side, remove_tap};
+use super::alias::Alias;
+use super::device::{Device, Side};
+use super::error::{NET_ADMIN, NET_RAW, OpenError, explain};
 use super::isolate::{Isolation, IsolationMode};
+use super::leftover::remove_tap;
 use super::netdev::NetdevPort;
 use super::rtnl::{Change, Interface, Rtnl, address_text};
 use super::tap::{Attached, TapPort};
@@ -45,79 +48,6 @@ pub struct Opened {
     pub notes: Vec<String>,
 }
 
-/// The `setcap` line that gives a program every right it needs.
-const SETCAP: &str = "sudo setcap cap_net_admin,cap_net_raw,cap_bpf+ep $(command -v vswitch)";
-
-/// Why a port could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// There is no such interface.
-    #[error("there is no interface {0}: see ip link; a bare {0} makes a TAP of that name")]
-    Missing(String),
-    /// A right is missing.
-    #[error("{action} needs {capability}\n  once:    {SETCAP}\n  or:      run it with sudo")]
-    Permission {
-        /// What was being done.
-        action: String,
-        /// The capability.
-        capability: &'static str,
-    },
-    /// Somebody else holds the descriptor.
-    #[error("{holder} holds {name}; did you mean --port {name}?")]
-    Busy {
-        /// The interface.
-        name: String,
-        /// The process, if it can be told.
-        holder: String,
-    },
-    /// The host uses the interface.
-    #[error("{name} {use_}: free it with {fix}, or add takeover=true")]
-    InUse {
-        /// The interface.
-        name: String,
-        /// Why, as a verb and its object.
-        use_: String,
-        /// The command that frees it.
-        fix: String,
-    },
-    /// Another switch made the TAP.
-    #[error("{name} belongs to switch {other}: stop that switch, or remove the TAP with ip link del {name}")]
-    OtherSwitch {
-        /// The interface.
-        name: String,
-        /// The other switch.
-        other: String,
-    },
-    /// `tap:` on something else.
-    #[error("{0} is no TAP: did you mean --port netdev:{0}?")]
-    NotTap(String),
-    /// The loopback interface.
-    #[error("{0} is the loopback interface: it carries no Ethernet")]
-    Loopback(String),
-    /// An option that this kind of port does not know.
-    #[error("{0}")]
-    Option(String),
-    /// Anything else.
-    #[error("{action}: {error}")]
-    Os {
-        /// What was being done.
-        action: String,
-        /// What the kernel said.
-        error: io::Error,
-    },
-}
-
-/// Explains an error number of `action`, which needs `capability`.
-fn explain(action: String, capability: &'static str) -> impl FnOnce(io::Error) -> OpenError {
-    move |error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => OpenError::Permission { action, capability },
-        _ => OpenError::Os { action, error },
-    }
-}
-
-const NET_ADMIN: &str = "CAP_NET_ADMIN";
-const NET_RAW: &str = "CAP_NET_RAW";
-
 /// Opens the port that `spec` names.
 ///
 /// # Errors
@@ -129,9 +59,11 @@ pub fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
     }
 }
 
-/// The alias of what this switch makes; `run_id` may be any.
-fn alias_prefix(owner: u32, switch: &str) -> String {
-    format!("vswitch:{owner}:{switch}:")
+impl OpenOptions {
+    /// The mark of what this run makes.
+    fn mark(&self) -> Alias<'_> {
+        Alias { owner: self.owner, switch: &self.switch, rest: &self.run_id }
+    }
 }
 
 fn open_netdev(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {
@@ -139,20 +71,21 @@ fn open_netdev(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenErr
     let ask = || explain(format!("asking about {name}"), NET_ADMIN);
     let mut rtnl = Rtnl::open().map_err(ask())?;
     let mut notes = Vec::new();
-    let alias = alias_prefix(options.owner, &options.switch);
     let (found, made) = match rtnl.find(name).map_err(ask())? {
-        Some(found) if found.alias.starts_with(&alias) => {
-            let text = format!("{alias}{}", options.run_id);
-            rtnl.change(found.ifindex, &[Change::Alias(&text), Change::Up]).map_err(ask())?;
-            notes.push("adopted, an earlier run of this switch made it".to_owned());
-            (found, true)
-        }
         Some(found) => {
-            if let Some(other) = other_switch(&found.alias) {
+            let ours = options.mark().same_switch(&found.alias);
+            if let Some(other) = Alias::parse(&found.alias).filter(|_| !ours) {
+                let other = other.switch.to_owned();
                 return Err(OpenError::OtherSwitch { name: name.clone(), other });
             }
             refuse_if_used(&mut rtnl, &found, options)?;
-            (found, false)
+            if ours {
+                let alias = options.mark().to_string();
+                rtnl.change(found.ifindex, &[Change::Alias(&alias), Change::Up])
+                    .map_err(explain(format!("adopting {name}"), NET_ADMIN))?;
+                notes.push("adopted, an earlier run of this switch made it".to_owned());
+            }
+            (found, ours)
         }
         None if spec.kind == Kind::Auto => {
             let made = make_tap(&mut rtnl, name, options)?;
@@ -164,7 +97,7 @@ fn open_netdev(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenErr
     // From here on a failure must not leave a TAP of this run behind.
     let outcome = attach_netdev(&mut rtnl, &found, made, options, notes);
     if outcome.is_err() && made {
-        let _ = remove_tap(found.ifindex);
+        let _ = remove_tap(found.ifindex, &options.mark());
     }
     outcome
 }
@@ -183,11 +116,14 @@ fn attach_netdev(
     }
     let opening = || explain(format!("opening a packet socket on {name}"), NET_RAW);
     // Isolation first: the host must not answer the port's first frame.
-    let isolation = Isolation::attach(*ifindex, options.isolation, &mut notes);
+    let isolation = Isolation::attach(*ifindex, options.isolation, &options.mark(), &mut notes)
+        .map_err(explain(format!("isolating {name} from the host"), NET_ADMIN))?;
+    let port = NetdevPort::open(*ifindex, &mut notes).map_err(opening())?;
+    // Asked last: what changes from here on is told by an event.
     let now =
         rtnl.find_index(*ifindex).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
     let link = Link { up: now.up(), mtu: now.mtu, offloads: Offloads::ALL };
-    let port = NetdevPort::open(*ifindex, link, &mut notes).map_err(opening())?;
+    let port = port.with_link(link);
     if !link.up {
         notes.push(if !now.admin_up {
             format!("down; ip link set {name} up starts it")
@@ -201,7 +137,7 @@ fn attach_netdev(
         name: name.clone(),
         ifindex: *ifindex,
         side: Side::Netdev,
-        made,
+        made: made.then(|| options.mark().to_string()),
         isolation: Some(isolation),
         tx_dropped_before: now.tx_dropped,
     };
@@ -214,26 +150,24 @@ fn make_tap(rtnl: &mut Rtnl, name: &str, options: &OpenOptions) -> Result<Interf
     let fd = tun::attach(name, tun::NEW).map_err(creating())?;
     // Until it is persistent, it vanishes with `fd` if anything fails.
     let made = rtnl.find(name).map_err(creating())?.ok_or_else(|| OpenError::Missing(name.to_owned()))?;
-    let alias = format!("{}{}", alias_prefix(options.owner, &options.switch), options.run_id);
-    rtnl.change(made.ifindex, &[Change::Alias(&alias), Change::NoAutomaticAddress]).map_err(creating())?;
+    let alias = options.mark().to_string();
+    rtnl.change(made.ifindex, &[Change::Alias(&alias)]).map_err(creating())?;
+    match rtnl.change(made.ifindex, &[Change::NoAutomaticAddress]) {
+        // A kernel without IPv6 gives no addresses either.
+        Err(error) if error.raw_os_error() != Some(libc::EAFNOSUPPORT) => return Err(creating()(error)),
+        Ok(()) | Err(_) => {}
+    }
     tun::set_owner(&fd, options.owner).map_err(creating())?;
     rtnl.change(made.ifindex, &[Change::Up]).map_err(creating())?;
     tun::set_persistent(&fd, true).map_err(creating())?;
     Ok(made)
 }
 
-/// The switch that an alias names, if it is one of ours.
-fn other_switch(alias: &str) -> Option<String> {
-    let mut parts = alias.strip_prefix("vswitch:")?.split(':');
-    let (_uid, switch, _run) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(switch.to_owned())
-}
-
 /// Our isolation would cut the host off from what it uses.
 fn refuse_if_used(rtnl: &mut Rtnl, found: &Interface, options: &OpenOptions) -> Result<(), OpenError> {
     let name = &found.name;
-    if found.loopback {
-        return Err(OpenError::Loopback(name.clone()));
+    if found.loopback || !found.ethernet {
+        return Err(OpenError::NotEthernet(name.clone()));
     }
     if options.takeover {
         return Ok(());
@@ -276,7 +210,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
             let holder = super::peer::holder(name).unwrap_or_else(|| "another process".to_owned());
             OpenError::Busy { name: name.clone(), holder }
         }
-        Some(libc::EINVAL) if before.is_some() => OpenError::NotTap(name.clone()),
+        Some(libc::EINVAL) if before.is_some() => OpenError::OtherTun(name.clone()),
         _ => explain(format!("opening {name}"), NET_ADMIN)(error),
     };
     let (tap, offloads) = if plain {
@@ -304,7 +238,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         name: name.clone(),
         ifindex: now.ifindex,
         side: Side::Descriptor(copy),
-        made: false,
+        made: None,
         isolation: None,
         tx_dropped_before: now.tx_dropped,
     };
@@ -313,27 +247,6 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
 
 fn user_name(uid: u32) -> String {
     crate::config::user_of_uid(uid).unwrap_or_else(|| format!("uid {uid}"))
-}
-
-/// Removes TAPs that a killed run of `switch` left, except those named in
-/// `keep`, which the next `open` adopts; says what it did.
-///
-/// # Errors
-/// If the kernel does not list its interfaces.
-pub fn remove_leftovers(owner: u32, switch: &str, keep: &[&str]) -> io::Result<Vec<String>> {
-    let prefix = alias_prefix(owner, switch);
-    let mut said = Vec::new();
-    for found in Rtnl::open()?.list()? {
-        let name = &found.name;
-        if found.alias.starts_with(&prefix) && !keep.contains(&name.as_str()) {
-            said.push(match remove_tap(found.ifindex) {
-                Ok(true) => format!("{name}: removed, an earlier run left it"),
-                Ok(false) => format!("{name}: left by an earlier run, and a guest holds it"),
-                Err(error) => format!("{name}: left by an earlier run, and not removed: {error}"),
-            });
-        }
-    }
-    Ok(said)
 }
 
 /// Whether there is an interface called `name` now.

@@ -75,8 +75,8 @@ pub(super) fn open(ifindex: u32, notes: &mut Vec<String>) -> io::Result<OwnedFd>
     if set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BYTES).is_err() {
         let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BYTES);
     }
-    // Without the mark the egress filter would stop us too: `isolate` asks
-    // `has_mark` before it attaches one.
+    // Without the mark the egress program would stop us too; but who may not
+    // set it may attach no program either.
     let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_MARK, MARK);
     bind(&fd, ifindex)?;
     promiscuous(&fd, ifindex)?;

@@ -19,7 +19,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -42,11 +43,9 @@ pub struct Interface {
     pub kind: String,
     /// `ip link set NAME alias TEXT`.
     pub alias: String,
-    /// Hardware address.
-    pub mac: [u8; 6],
     /// Set up by an administrator.
     pub admin_up: bool,
-    /// Somebody is at the other end.
+    /// Somebody is at the other end; also while it is set down.
     pub carrier: bool,
     /// Payload bytes of a frame.
     pub mtu: u32,
@@ -54,10 +53,10 @@ pub struct Interface {
     pub master: Option<u32>,
     /// It is the loopback interface.
     pub loopback: bool,
+    /// Its frames have Ethernet headers.
+    pub ethernet: bool,
     /// Frames that the host sent to it and it dropped.
     pub tx_dropped: u64,
-    /// It moved to the namespace with this identifier (in events only).
-    pub(super) moved: bool,
 }
 
 impl Interface {
@@ -73,17 +72,18 @@ impl Interface {
             admin_up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::LowerUp),
             loopback: flags.contains(LinkFlags::Loopback),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Interface::default()
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name.clone_from(name),
                 LinkAttribute::IfAlias(alias) => interface.alias.clone_from(alias),
+                // The flag is cleared while the interface is set down.
+                LinkAttribute::Carrier(carrier) => interface.carrier = *carrier != 0,
                 LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
                 LinkAttribute::Controller(master) => interface.master = (*master != 0).then_some(*master),
                 LinkAttribute::Stats64(stats) => interface.tx_dropped = stats.tx_dropped,
-                LinkAttribute::NewNetnsId(_) => interface.moved = true,
-                LinkAttribute::Address(bytes) => interface.mac = bytes[..].try_into().unwrap_or_default(),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -122,18 +122,16 @@ fn os(errno: i32) -> io::Error {
 /// A routing socket in `namespace`, which outlives the short thread that makes
 /// it there.
 pub(super) fn socket_in(namespace: BorrowedFd<'_>) -> io::Result<Socket> {
-    let made = std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                rustix::thread::move_into_link_name_space(
-                    namespace,
-                    Some(rustix::thread::LinkNameSpaceType::Network),
-                )?;
-                Socket::new(NETLINK_ROUTE)
-            })
-            .join()
-    });
-    made.unwrap_or_else(|_| Err(os(libc::ESRCH)))
+    std::thread::scope(|scope| {
+        let inside = std::thread::Builder::new().spawn_scoped(scope, || {
+            rustix::thread::move_into_link_name_space(
+                namespace,
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )?;
+            Socket::new(NETLINK_ROUTE)
+        })?;
+        inside.join().unwrap_or_else(|_| Err(os(libc::ESRCH)))
+    })
 }
 
 impl Rtnl {
@@ -174,13 +172,17 @@ impl Rtnl {
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
-        self.answers()
+        self.answers(flags)
     }
 
-    fn answers(&mut self) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn answers(&mut self, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut answers = Vec::new();
         loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
+            let bytes = match self.socket.recv_from_full() {
+                Ok((bytes, _)) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
             let mut rest = &bytes[..];
             while let Some((header, message)) = next_message(&mut rest) {
                 if header.sequence_number != self.sequence {
@@ -193,8 +195,11 @@ impl Rtnl {
                         Some(_) => return Err(error.to_io()),
                     },
                     Some(NetlinkPayload::InnerMessage(answer)) => answers.push(answer),
-                    // Neither can follow a request; an unreadable record is
-                    // one of an interface that is none of ours.
+                    // In a list, a record that the crate cannot read is one of
+                    // an interface that is none of ours; alone, it is the
+                    // answer, and "there is none" would be a lie.
+                    None if flags & NLM_F_DUMP != NLM_F_DUMP => return Err(os(libc::EBADMSG)),
+                    // The others cannot follow a request.
                     Some(NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _) | None => {}
                 }
             }

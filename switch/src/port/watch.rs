@@ -110,16 +110,17 @@ impl Watcher {
         Ok(())
     }
 
-    /// Watches another namespace too.
+    /// Watches another namespace too; false: it is watched already. What
+    /// changed there before is not heard: ask once more after this.
     ///
     /// # Errors
     /// No right to enter it.
-    pub fn follow(&mut self, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn follow(&mut self, namespace: BorrowedFd<'_>) -> io::Result<bool> {
         let id = NamespaceId::of(namespace)?;
         if self.sockets.contains_key(&id) {
-            return Ok(());
+            return Ok(false);
         }
-        self.add(id, socket_in(namespace)?)
+        self.add(id, socket_in(namespace)?).map(|()| true)
     }
 
     /// Stops watching namespaces that are not in `needed`, our own excepted.

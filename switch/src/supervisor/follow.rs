@@ -1,12 +1,21 @@
 //! Devices come and go: link events of the kernel and faults that the data
 //! thread met both lead to one question, "what is this interface now?", and to
 //! one of three answers: its link changed, it is gone, or it is back.
+//!
+//! Deliberately absent: trust in what an event says; it is only the occasion to
+//! ask. And making a TAP again that somebody deleted.
+
+use std::os::fd::AsFd as _;
 
 use crate::engine::{Command, Ended, Report};
 use crate::port::watch::{LinkEvent, NamespaceId, Watcher};
-use crate::port::{DeviceState, Fault, Kind, Opened};
+use crate::port::{Device, DeviceState, Fault, Kind, Opened};
 
-use super::Supervisor;
+use super::{Supervisor, close};
+
+/// Retries of a device that is there and cannot be opened become rarer, up to
+/// one in so many: each may cost a search through /proc.
+const PATIENCE_MAX: u32 = 16;
 
 impl Supervisor {
     /// Reads what the data thread reported, and looks after each device.
@@ -16,11 +25,18 @@ impl Supervisor {
     pub fn take_reports(&mut self) -> Result<(), Ended> {
         while let Some(Report::Fault { id, fault }) = self.engine.report()? {
             let Some(position) = self.ports.iter().position(|held| held.id == id) else { continue };
-            if let Fault::Os(errno) = fault {
-                let error = std::io::Error::from_raw_os_error(errno);
-                tracing::warn!("{}: its device failed: {error}", self.ports[position].name);
+            match fault {
+                Fault::Down | Fault::Gone => self.examine(position)?,
+                // The interface may look well and fail again at once: it rests
+                // until the next retry.
+                Fault::Os(errno) => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    let held = &mut self.ports[position];
+                    tracing::warn!("{}: its device failed: {error}", held.name);
+                    held.note = format!("its device failed: {error}");
+                    (held.link.up, held.unsure) = (false, true);
+                }
             }
-            self.examine(position)?;
         }
         Ok(())
     }
@@ -42,22 +58,31 @@ impl Supervisor {
                 }
             }
         }
-        self.watch_namespaces(links);
-        Ok(())
+        self.watch_namespaces(links)
     }
 
     /// Watches every namespace that a device is in, and no other.
-    pub fn watch_namespaces(&self, links: &mut Watcher) {
+    ///
+    /// # Errors
+    /// [`Ended`] when the data thread is gone.
+    pub fn watch_namespaces(&mut self, links: &mut Watcher) -> Result<(), Ended> {
         let mut needed = Vec::new();
-        for device in self.ports.iter().filter_map(|held| held.device.as_ref()) {
-            let Some(namespace) = device.namespace() else { continue };
-            use std::os::fd::AsFd as _;
+        for position in 0..self.ports.len() {
+            let held = &mut self.ports[position];
+            let Some(namespace) = held.device.as_ref().and_then(Device::namespace) else { continue };
             match links.follow(namespace.as_fd()) {
-                Ok(()) => needed.extend(NamespaceId::of(namespace.as_fd()).ok()),
-                Err(error) => tracing::warn!("{}: its namespace cannot be watched: {error}", device.name()),
+                // What happened between the move and now was not heard.
+                Ok(true) => self.examine(position)?,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!("{}: its namespace cannot be watched: {error}", held.name);
+                    held.unsure = true;
+                }
             }
+            needed.extend(NamespaceId::of(namespace.as_fd()).ok());
         }
         links.keep(&needed);
+        Ok(())
     }
 
     fn concerns(&self, position: usize, event: &LinkEvent, own: NamespaceId) -> bool {
@@ -75,8 +100,9 @@ impl Supervisor {
     fn examine(&mut self, position: usize) -> Result<(), Ended> {
         let held = &mut self.ports[position];
         let Some(device) = held.device.as_mut() else { return Ok(()) };
+        held.unsure = false;
         match device.examine() {
-            DeviceState::Present { up, mtu } => {
+            Ok(DeviceState::Present { up, mtu }) => {
                 if (up, mtu) != (held.link.up, held.link.mtu) {
                     tracing::info!("{}: {}, mtu {mtu}", held.name, if up { "up" } else { "down" });
                 }
@@ -84,8 +110,15 @@ impl Supervisor {
                 held.note.clear();
                 self.engine.send(Command::SetLink { id: held.id, up, mtu })
             }
-            DeviceState::Gone => {
+            // What was known holds until the next retry brings an answer.
+            Err(error) => {
+                tracing::debug!("{}: no answer about its device: {error}", held.name);
+                held.unsure = true;
+                Ok(())
+            }
+            Ok(DeviceState::Gone) => {
                 let id = held.id;
+                held.patience = 1;
                 held.note = format!("{} is gone; the port is back when it is", held.target);
                 held.link.up = false;
                 tracing::warn!("{}: {}", held.name, held.note);
@@ -118,15 +151,20 @@ impl Supervisor {
                         for note in notes {
                             tracing::info!("{}: {note}", held.name);
                         }
-                        (held.device, held.link) = (Some(device), link);
+                        (held.device, held.link, held.unsure) = (Some(device), link, false);
                         held.note.clear();
                     }
-                    Err(error) => held.note = error.to_string(),
+                    Err(error) => {
+                        held.note = error.to_string();
+                        held.patience = (2 * held.patience).min(PATIENCE_MAX);
+                        close(&held.name, device);
+                    }
                 }
             }
             Err(error) => {
                 let text = error.to_string();
                 let held = &mut self.ports[position];
+                held.patience = (2 * held.patience).min(PATIENCE_MAX);
                 // The same refusal comes with each event: say it once.
                 if held.note != text {
                     tracing::warn!("{}: it is back, but {text}", held.name);
@@ -137,21 +175,27 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Whether a device is missing although its interface may be there: held
-    /// by somebody for a moment, or in use by the host. No event says when that
-    /// ends.
+    /// Whether something must be asked again without an event: a device that
+    /// is missing may be there, held by somebody or in use by the host, and no
+    /// event says when that ends; another gave no answer.
     pub fn is_waiting(&self) -> bool {
-        self.ports.iter().any(|held| held.device.is_none())
+        self.ports.iter().any(|held| held.unsure || held.device.is_none())
     }
 
-    /// Tries again to open what is missing.
+    /// Asks again for what is missing or unknown.
     ///
     /// # Errors
     /// [`Ended`] when the data thread is gone.
     pub fn retry(&mut self) -> Result<(), Ended> {
+        self.retries = self.retries.wrapping_add(1);
         for position in 0..self.ports.len() {
-            if self.ports[position].device.is_none() {
-                self.reopen(position)?;
+            let held = &self.ports[position];
+            if held.device.is_none() {
+                if self.retries.is_multiple_of(held.patience) {
+                    self.reopen(position)?;
+                }
+            } else if held.unsure {
+                self.examine(position)?;
             }
         }
         Ok(())

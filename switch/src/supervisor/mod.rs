@@ -16,7 +16,9 @@ use std::fmt::Write as _;
 use crate::bridge::{EntryKind, FdbError, PORTS_MAX, PortId, PortSettings, Settings};
 use crate::config::{Change, Config, Isolation, PortConfig, StaticEntry, diff};
 use crate::engine::{Command, Ended, Handle, Snapshot, Tuning};
-use crate::port::{self, CloseOutcome, Device, IsolationMode, Link, OpenError, OpenOptions, Opened};
+use crate::port::{
+    self, CloseOutcome, Device, IsolationMode, Link, Offloads, OpenError, OpenOptions, Opened, Port,
+};
 
 /// Why a change was refused; nothing of it is in force.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +73,13 @@ struct Held {
     /// `None` while the device is missing.
     device: Option<Device>,
     link: Link,
-    /// Why it is missing; else empty.
+    /// Why it is missing or down; else empty.
     note: String,
+    /// What is known of the device is old, or it failed for no known reason:
+    /// to be examined at the next retry.
+    unsure: bool,
+    /// It is opened again at one retry of so many.
+    patience: u32,
 }
 
 /// Owner of the devices and of the configuration in force.
@@ -82,6 +89,8 @@ pub struct Supervisor {
     run_id: String,
     engine: Handle,
     ports: Vec<Held>,
+    /// How many retries there were.
+    retries: u32,
     stopping: bool,
 }
 
@@ -89,7 +98,7 @@ impl Supervisor {
     /// A supervisor of an engine that has no ports yet. `config` says which
     /// switch this is; its ports and entries come with the first `apply`.
     pub fn new(config: &Config, run_id: String, engine: Handle) -> Supervisor {
-        Supervisor { config: config.empty(), run_id, engine, ports: Vec::new(), stopping: false }
+        Supervisor { config: config.empty(), run_id, engine, ports: Vec::new(), retries: 0, stopping: false }
     }
 
     /// The configuration in force.
@@ -112,12 +121,27 @@ impl Supervisor {
                 Ok(notes)
             }
             Err(error) => {
-                let mut ignored = Vec::new();
-                if let Err(again) = self.steps(&before, &mut ignored) {
-                    tracing::warn!("undoing the change: {again}");
-                }
+                self.undo(&before);
                 self.config = before;
                 Err(error)
+            }
+        }
+    }
+
+    /// Goes back to `before`, as far as the devices allow: one that cannot be
+    /// opened any more is missing from then on, and tried again.
+    fn undo(&mut self, before: &Config) {
+        for change in diff(&self.config, before) {
+            let undone = match (self.step(&change, &mut Vec::new()), &change) {
+                (Err(error @ ApplyError::Open { .. }), Change::AddPort(port)) => {
+                    tracing::warn!("undoing the change: {error}");
+                    self.add_absent(port, error.to_string()).map_err(ApplyError::from)
+                }
+                (undone, _) => undone,
+            };
+            match undone {
+                Ok(()) => record(&mut self.config, change),
+                Err(error) => tracing::warn!("undoing the change: {error}"),
             }
         }
     }
@@ -179,23 +203,59 @@ impl Supervisor {
 
     fn add_port(&mut self, port: &PortConfig, notes: &mut Vec<String>) -> Result<(), ApplyError> {
         let name = || port.name.clone();
-        let opened = self.open(port).map_err(|error| ApplyError::Open { name: name(), error })?;
-        // `Config::check` allows at most 256 ports: a number is always free.
-        let free = (0..PORTS_MAX).filter_map(|n| u8::try_from(n).ok()).map(PortId::new);
-        let Some(id) = free.into_iter().find(|id| self.ports.iter().all(|held| held.id != *id)) else {
-            return Ok(());
-        };
-        let Opened { port: device_port, device, link, notes: told } = opened;
-        let settings = port.flags;
-        self.engine
-            .ask(|reply| Command::AddPort { id, port: Some(device_port), settings, reply })?
-            .map_err(|error| ApplyError::Register { name: name(), error })?;
+        let Opened { port: device_port, device, link, notes: told } =
+            self.open(port).map_err(|error| ApplyError::Open { name: name(), error })?;
+        if let Err(error) = self.hold(port, Some(device_port), link)? {
+            close(&port.name, device);
+            return Err(ApplyError::Register { name: name(), error });
+        }
+        if let Some(held) = self.ports.last_mut() {
+            held.device = Some(device);
+        }
         if !told.is_empty() {
             notes.push(format!("{}: {}", port.name, told.join(", ")));
         }
-        let target = port.spec.target.clone();
-        self.ports.push(Held { name: name(), target, id, device: Some(device), link, note: String::new() });
         Ok(())
+    }
+
+    /// A port whose device could not be opened now; it is tried again.
+    fn add_absent(&mut self, port: &PortConfig, note: String) -> Result<(), Ended> {
+        let link = Link { up: false, mtu: 1500, offloads: Offloads::NONE };
+        // Only a device can be refused.
+        drop(self.hold(port, None, link)?);
+        if let Some(held) = self.ports.last_mut() {
+            held.note = note;
+        }
+        Ok(())
+    }
+
+    /// Gives `port` a number, and `device` to the engine; or its refusal.
+    fn hold(
+        &mut self,
+        port: &PortConfig,
+        device: Option<Box<dyn Port>>,
+        link: Link,
+    ) -> Result<std::io::Result<()>, Ended> {
+        let mut free = (0..PORTS_MAX).filter_map(|n| u8::try_from(n).ok()).map(PortId::new);
+        // `Config::check` allows as many ports as there are numbers.
+        let Some(id) = free.find(|id| self.ports.iter().all(|held| held.id != *id)) else {
+            return Ok(Err(std::io::ErrorKind::StorageFull.into()));
+        };
+        let settings = port.flags;
+        let added = self.engine.ask(|reply| Command::AddPort { id, port: device, settings, reply })?;
+        if added.is_ok() {
+            self.ports.push(Held {
+                name: port.name.clone(),
+                target: port.spec.target.clone(),
+                id,
+                device: None,
+                link,
+                note: String::new(),
+                unsure: false,
+                patience: 1,
+            });
+        }
+        Ok(added)
     }
 
     /// Closes a port; says what was left behind, if anything.

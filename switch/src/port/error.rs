@@ -1,0 +1,83 @@
+//! Why a port cannot be opened, with what to do about it.
+//!
+//! Deliberately absent: the search for the reason (`open`).
+
+use std::io;
+
+/// The `setcap` line that gives a program every right it needs.
+const SETCAP: &str = "sudo setcap cap_net_admin,cap_net_raw,cap_bpf+ep $(command -v vswitch)";
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such interface.
+    #[error("there is no interface {0}: see ip link; a bare {0} makes a TAP of that name")]
+    Missing(String),
+    /// A right is missing.
+    #[error("{action} needs {capability}\n  once:    {SETCAP}\n  or:      run it with sudo")]
+    Permission {
+        /// What was being done.
+        action: String,
+        /// The capability.
+        capability: &'static str,
+    },
+    /// Somebody else holds the descriptor.
+    #[error("{holder} holds {name}; did you mean --port {name}?")]
+    Busy {
+        /// The interface.
+        name: String,
+        /// The process, if it can be told.
+        holder: String,
+    },
+    /// The host uses the interface.
+    #[error("{name} {use_}: free it with {fix}, or add takeover=true")]
+    InUse {
+        /// The interface.
+        name: String,
+        /// Why, as a verb and its object.
+        use_: String,
+        /// The command that frees it.
+        fix: String,
+    },
+    /// Another switch made the TAP.
+    #[error("{name} belongs to switch {other}: stop that switch, or remove the TAP with ip link del {name}")]
+    OtherSwitch {
+        /// The interface.
+        name: String,
+        /// The other switch.
+        other: String,
+    },
+    /// `tap:` on something else.
+    #[error("{0} is no TAP: did you mean --port netdev:{0}?")]
+    NotTap(String),
+    /// A TUN, or a TAP whose queues are several descriptors.
+    #[error(
+        "{0} is a TUN, or a TAP with several queues: a port holds neither; make a plain one with ip tuntap add {0} mode tap"
+    )]
+    OtherTun(String),
+    /// The loopback interface, a tunnel of layer 3.
+    #[error("{0} carries no Ethernet frames: a port needs an interface that ip link shows as link/ether")]
+    NotEthernet(String),
+    /// An option that this kind of port does not know.
+    #[error("{0}")]
+    Option(String),
+    /// Anything else.
+    #[error("{action}: {error}")]
+    Os {
+        /// What was being done.
+        action: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// Explains an error number of `action`, which needs `capability`.
+pub(super) fn explain(action: String, capability: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => OpenError::Permission { action, capability },
+        _ => OpenError::Os { action, error },
+    }
+}
+
+pub(super) const NET_ADMIN: &str = "CAP_NET_ADMIN";
+pub(super) const NET_RAW: &str = "CAP_NET_RAW";
