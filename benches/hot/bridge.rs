@@ -73,7 +73,6 @@ impl Rig {
     }
 
     /// Time of one burst with the headers that `head` makes.
-    #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
     fn burst(
         &mut self,
         ingress: usize,
@@ -84,9 +83,8 @@ impl Rig {
             heads.iter().map(|head| Frame::new(head, &[], VnetHeader::PLAIN)).collect();
         let mut verdicts: ArrayVec<Verdict, BURST> = ArrayVec::new();
         let now = TAUGHT.after(self.spent);
-        let start = Instant::now();
-        self.bridge.forward_burst(now, port(ingress), black_box(&frames), &mut verdicts);
-        let spent = start.elapsed();
+        let bridge = &mut self.bridge;
+        let spent = time(|| bridge.forward_burst(now, port(ingress), black_box(&frames), &mut verdicts));
         black_box(&verdicts);
         self.spent += spent;
         spent
@@ -107,6 +105,13 @@ impl Rig {
         }
         spent
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn time<T>(work: impl FnOnce() -> T) -> Duration {
+    let start = Instant::now();
+    black_box(work());
+    start.elapsed()
 }
 
 fn port(number: usize) -> PortId {
@@ -191,6 +196,28 @@ fn flood(c: &mut Criterion) {
     group.finish();
 }
 
+/// One call of the sweep that finds its fill: 256 entries taken out of a
+/// table of a million, random in memory.
+fn sweep(c: &mut Criterion) {
+    let mut rig = Rig::new(16, 1_048_575);
+    let mut random = Random(1);
+    let macs: Vec<MacAddr> = (0..1_000_000).map(|_| random_mac(&mut random)).collect();
+    let late = Time::from_secs(1000);
+    c.bench_function("sweep/256_of_1000000", |b| {
+        b.iter_custom(|calls| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..calls {
+                if rig.bridge.fdb_len() < 256 {
+                    rig.stations = vec![Vec::new(); 16];
+                    rig.teach(macs.iter().copied());
+                }
+                spent += time(|| rig.bridge.sweep(late));
+            }
+            spent
+        });
+    });
+}
+
 /// A05: addresses that all fall into one in 1,024 under a hash without a
 /// secret cost what random ones do.
 fn colliding(c: &mut Criterion) {
@@ -213,6 +240,6 @@ fn colliding(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
-    targets = known_unicast, new_stations, flood, colliding
+    targets = known_unicast, new_stations, flood, sweep, colliding
 }
 criterion_main!(benches);

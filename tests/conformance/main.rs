@@ -2,4 +2,8 @@
 //! docs/conformance.md, each in a test that bears its id.
 
 #[cfg(test)] // so that the lints know: a test may unwrap
+mod attack;
+#[cfg(test)]
+mod forwarding;
+#[cfg(test)]
 mod offload;

@@ -93,7 +93,10 @@ impl Switch {
         let dir = tempfile::Builder::new().prefix("vt-").tempdir()?;
         let control = dir.path().join("switch.sock");
         let name = format!("vt-{}-{}", std::process::id(), serial());
-        command.args(["run", "--name", &name, "--control"]).arg(&control).args(args);
+        command.args(["run", "--control"]).arg(&control).args(args);
+        if !args.contains(&"--name") {
+            command.args(["--name", &name]);
+        }
         // A Ctrl-C at the terminal is for us; we end the switch ourselves.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,0 +1,41 @@
+//! The internet as a guest's user-mode NIC sees it: a server on the loopback of
+//! the namespace, which QEMU shows to its guest as 10.0.2.2.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+
+use anyhow::{Result, ensure};
+use vswitch_tests::netns::Netns;
+use vswitch_tests::qemu::Guest;
+
+/// What the server says to everyone.
+const PAGE: &str = "the internet side answers";
+
+/// A web server with one page, until the process ends.
+pub(crate) struct Internet {
+    port: u16,
+}
+
+impl Internet {
+    pub(crate) fn new(ns: &Netns) -> Result<Internet> {
+        let listener = ns.enter(|| TcpListener::bind("127.0.0.1:0"))?;
+        let port = listener.local_addr()?.port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                // A client that hangs up early is its own loss.
+                let mut lines = BufReader::new(&stream).lines();
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                let len = PAGE.len();
+                let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {len}\r\n\r\n{PAGE}");
+            }
+        });
+        Ok(Internet { port })
+    }
+
+    /// Fetches the page from inside `guest`.
+    pub(crate) fn reach_from(&self, guest: &mut Guest) -> Result<()> {
+        let page = guest.run(&format!("wget -q -O - http://10.0.2.2:{}/", self.port))?;
+        ensure!(page.contains(PAGE), "another page: {page}");
+        Ok(())
+    }
+}
