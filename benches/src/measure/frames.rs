@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use vswitch::frame::MacAddr;
 use vswitch_tests::clock::now_nanos;
-use vswitch_tests::flow::{Device, Flow, Pace, QUIET, Received, Sent, Sink, Until, generate};
+use vswitch_tests::flow::{Device, Flow, Pace, Received, Sent, Sink, Until, generate};
 use vswitch_tests::netns::Netns;
 
 use super::{Effort, Meter, approximate};
@@ -19,6 +19,9 @@ use crate::wiring::Wiring;
 
 const STATION_1: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
 const STATION_2: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 2]);
+
+/// What arrives later than this after the last frame is lost.
+const LATE: Duration = Duration::from_millis(300);
 
 /// Payload of each segment of a super-frame at MTU 1500, with timestamps.
 const SEGMENT: u16 = 1448;
@@ -99,7 +102,7 @@ fn approximate_len(len: usize) -> f64 {
 fn send(fds: &[Device; 2], flow: &Flow, pace: Pace, length: Duration) -> Result<(Sent, Received)> {
     let sink = Sink::start(fds[1].clone(), std::slice::from_ref(flow), None)?;
     let sent = generate(&fds[0], flow, pace, Until::Elapsed(length), None)?;
-    let mut received = sink.finish(QUIET)?;
+    let mut received = sink.finish(sent.frames, LATE)?;
     interrupt::check()?;
     Ok((sent, received.remove(0)))
 }

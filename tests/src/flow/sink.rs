@@ -16,6 +16,8 @@ use crate::sys;
 
 /// The highest number believed; beyond it a stamp is broken.
 const NUMBER_MAX: u64 = 1 << 32;
+/// How long copies too many are waited for.
+const SURPLUS: Duration = Duration::from_millis(100);
 /// The longest frame a TAP takes, and some.
 const ROOM: usize = 132 * 1024;
 
@@ -180,20 +182,22 @@ impl Sink {
         self.others.load(Ordering::Relaxed)
     }
 
-    /// Waits until nothing has arrived for `quiet` (at most ten seconds) and
-    /// returns the counts, in the order of the flows.
+    /// Waits until as many frames have arrived as were sent, and a moment more
+    /// for what should not come; or, if some are missing, until nothing has
+    /// arrived for `quiet` (at most ten seconds). Returns the counts in the
+    /// order of the flows.
     ///
     /// # Errors
     /// The device failed on the way.
-    pub fn finish(mut self, quiet: Duration) -> Result<Vec<Received>> {
+    pub fn finish(mut self, sent: u64, quiet: Duration) -> Result<Vec<Received>> {
         let limit = Deadline::after(Duration::from_secs(10));
         let mut seen = self.frames();
-        let mut still = Deadline::after(quiet);
+        let mut still = Deadline::after(if seen < sent { quiet } else { SURPLUS.min(quiet) });
         while !still.passed() && !limit.passed() {
             std::thread::sleep(Duration::from_millis(5));
             if self.frames() != seen {
                 seen = self.frames();
-                still = Deadline::after(quiet);
+                still = Deadline::after(if seen < sent { quiet } else { SURPLUS.min(quiet) });
             }
         }
         self.stop.store(true, Ordering::Relaxed);

@@ -1,0 +1,174 @@
+//! A switch with hosts on ports of chosen kinds, as most tests here need it.
+//!
+//! The switch runs in a namespace of its own; port N is called `pN`, and the
+//! host behind it has the address 10.98.0.N+1.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use vswitch::control::{PortState, Show, Stats};
+use vswitch::frame::MacAddr;
+use vswitch_tests::clock::{wait_for, wait_until};
+use vswitch_tests::flow::{self, Device, Flow, Pace, Until};
+use vswitch_tests::netns::{Netns, veth};
+use vswitch_tests::process::Switch;
+
+/// Time for a port to come up, or to be noticed gone.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// A kind of port, with what is behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// `netdev:` on a veth whose other end is the host's.
+    Netdev,
+    /// `tap:`, moved into the host's namespace.
+    Tap,
+    /// The same with `offloads=off`.
+    PlainTap,
+    /// `netdev:` on a TAP whose fd we hold, with a virtio-net header, as QEMU
+    /// does for a virtio-net guest.
+    Guest,
+    /// The same without the header, as for an e1000 guest.
+    PlainGuest,
+}
+
+/// A host, or a guest, at a port.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Where its stack is; a guest has none, and this namespace is empty.
+    pub(crate) ns: Netns,
+    /// Its interface, by name.
+    pub(crate) device: String,
+    /// Its address.
+    pub(crate) address: String,
+    /// The switch's end of it, by name.
+    pub(crate) port_device: String,
+    /// A guest's descriptor.
+    fd: Option<Device>,
+}
+
+/// Hosts on a switch. Fields are dropped in this order.
+#[derive(Debug)]
+pub(crate) struct Lan {
+    pub(crate) switch: Switch,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) switch_ns: Netns,
+}
+
+impl Lan {
+    /// A switch with a port of each of `kinds`, everything up.
+    pub(crate) fn new(kinds: &[Kind]) -> Result<Lan> {
+        let switch_ns = Netns::new("sw")?;
+        let mut specs = Vec::new();
+        let mut hosts = Vec::new();
+        for (number, kind) in kinds.iter().enumerate() {
+            let (host, target) = Host::new(&switch_ns, number, *kind)?;
+            hosts.push(host);
+            specs.push(format!("{target},name=p{number}"));
+        }
+        let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
+        let switch = Switch::with_ports(&switch_ns, &specs)?;
+        let lan = Lan { switch, hosts, switch_ns };
+        for (host, kind) in lan.hosts.iter().zip(kinds) {
+            match kind {
+                Kind::Tap | Kind::PlainTap => lan.switch_ns.move_to(&host.device, &host.ns)?,
+                Kind::Netdev | Kind::Guest | Kind::PlainGuest => {}
+            }
+            if host.fd.is_none() {
+                host.ns.address(&host.device, &format!("{}/24", host.address))?;
+            }
+        }
+        for number in 0..kinds.len() {
+            lan.wait_state(number, PortState::Up)?;
+        }
+        Ok(lan)
+    }
+
+    /// `vswitch show`.
+    pub(crate) fn show(&self) -> Result<Show> {
+        serde_json::from_value(self.switch.json(&["show"])?).context("show --json")
+    }
+
+    /// `vswitch stats`.
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        serde_json::from_value(self.switch.json(&["stats"])?).context("stats --json")
+    }
+
+    /// Waits until port `number` is in `state`.
+    pub(crate) fn wait_state(&self, number: usize, state: PortState) -> Result<()> {
+        let name = format!("p{number}");
+        let mut last = None;
+        wait_until(&format!("port {name} to be {}", state.name()), SOON, || {
+            last = self.show().ok();
+            last.iter().flat_map(|show| &show.ports).any(|port| port.name == name && port.state == state)
+        })
+        .with_context(|| format!("{:?}\n{}", last.map(|show| show.ports), self.switch.stderr()))
+    }
+
+    /// Waits until host `to` answers host `from`.
+    pub(crate) fn wait_ping(&self, from: usize, to: usize) -> Result<()> {
+        let (from, to) = (&self.hosts[from], &self.hosts[to]);
+        wait_for(&format!("{} to answer", to.address), SOON, || {
+            from.ns.ping(&to.address, 1).ok().filter(|answers| *answers == 1).map(drop)
+        })
+        .with_context(|| self.switch.stderr())
+    }
+
+    /// Sends one frame of `flow` backwards, so that the switch knows where the
+    /// flow goes and floods none of it.
+    pub(crate) fn teach(&self, flow: &Flow, from: &Device, to: &Device) -> Result<()> {
+        let back = flow.clone().reversed();
+        let (_, received) = flow::run(to, from, &back, Pace::Saturate, Until::Count(1))?;
+        anyhow::ensure!(received.frames == 1, "the first frame got lost\n{}", self.switch.stderr());
+        Ok(())
+    }
+}
+
+impl Host {
+    fn new(switch_ns: &Netns, number: usize, kind: Kind) -> Result<(Host, String)> {
+        let ns = Netns::new(&format!("h{number}"))?;
+        let (device, port_device) = match kind {
+            Kind::Netdev => ("e0".to_owned(), format!("sw{number}")),
+            Kind::Tap | Kind::PlainTap | Kind::Guest | Kind::PlainGuest => {
+                (format!("t{number}"), format!("t{number}"))
+            }
+        };
+        let fd = match kind {
+            Kind::Netdev | Kind::Tap | Kind::PlainTap => None,
+            Kind::Guest => Some(Device::tap_with_offloads(switch_ns, &device)?),
+            Kind::PlainGuest => Some(Device::tap(switch_ns, &device)?),
+        };
+        if fd.is_some() {
+            // A sink that is not scheduled for 100 ms must not cost frames:
+            // the default of 1,000 is less than that at 10,000 a second.
+            switch_ns.run(&format!("ip link set {device} txqueuelen 20000"))?;
+        }
+        if kind == Kind::Netdev {
+            veth(switch_ns, &port_device, &ns, &device)?;
+        }
+        let spec = match kind {
+            Kind::Netdev | Kind::Guest | Kind::PlainGuest => {
+                switch_ns.up(&port_device)?;
+                format!("netdev:{port_device}")
+            }
+            Kind::Tap => format!("tap:{port_device}"),
+            Kind::PlainTap => format!("tap:{port_device},offloads=off"),
+        };
+        let address = format!("10.98.0.{}", number + 1);
+        Ok((Host { ns, device, address, port_device, fd }, spec))
+    }
+
+    /// Where measured frames enter and leave at this host.
+    pub(crate) fn measure(&self) -> Result<Device> {
+        match &self.fd {
+            Some(fd) => Ok(fd.clone()),
+            None => Ok(Device::packet(&self.ns, &self.device)?),
+        }
+    }
+}
+
+/// A flow from station `from` to station `to`, which no stack answers for.
+pub(crate) fn flow_between(from: u8, to: u8, len: usize) -> Flow {
+    let station = |number| MacAddr::new([2, 0x77, 0, 0, 0, number]);
+    Flow::new(u16::from(from) << 8 | u16::from(to), station(to), station(from), len)
+}
