@@ -16,6 +16,9 @@ use super::rtnl::{Change, Interface, Rtnl};
 use super::tun;
 use super::watch::NamespaceId;
 
+/// How often a moving interface is asked for: a user types one move.
+const MOVES_MAX: u32 = 100;
+
 /// The interface of a port, and what the switch did to it.
 #[derive(Debug)]
 pub struct Device {
@@ -104,13 +107,23 @@ impl Device {
         match &self.side {
             Side::Netdev => Rtnl::open()?.find_index(self.ifindex),
             Side::Descriptor(fd) => {
-                let found = tun::name(fd).and_then(|name| Ok((name, tun::namespace(fd)?)));
-                match found.map_err(|error| (error.raw_os_error(), error)) {
-                    Ok((name, namespace)) => Rtnl::open_in(namespace.as_fd())?.find(&name),
-                    // Deleted, or where we may not look.
-                    Err((Some(libc::EBADFD | libc::EPERM), _)) => Ok(None),
-                    Err((_, error)) => Err(error),
+                // Between the questions where it is and what it is there, it
+                // may move or be renamed. As long as its descriptor has a name
+                // it is not gone, and the first question is asked again.
+                for _ in 0..MOVES_MAX {
+                    let place = tun::name(fd).and_then(|name| Ok((name, tun::namespace(fd)?)));
+                    let found = match place.map_err(|error| (error.raw_os_error(), error)) {
+                        Ok((name, namespace)) => Rtnl::open_in(namespace.as_fd())?.find(&name)?,
+                        // Deleted, or where we may not look.
+                        Err((Some(libc::EBADFD | libc::EPERM), _)) => return Ok(None),
+                        Err((_, error)) => return Err(error),
+                    };
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                    std::thread::yield_now();
                 }
+                Err(io::Error::other("it moves faster than it can be followed"))
             }
         }
     }

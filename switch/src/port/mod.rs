@@ -16,6 +16,7 @@ mod isolate;
 mod leftover;
 pub mod memory;
 mod netdev;
+mod nsid;
 mod open;
 mod packet;
 mod peer;

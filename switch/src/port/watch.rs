@@ -2,14 +2,15 @@
 //!
 //! An event says only that something about an interface changed; what it is
 //! now is asked of the kernel, so that a lost event costs nothing but a second
-//! question. A `tap:` port's interface may be in another network namespace:
-//! there is a socket for each namespace that a port's device is in.
+//! question. A `tap:` port's interface may be in another network namespace,
+//! whose events come over the same socket (`nsid`), or, without the right to
+//! that, over one inside, which then keeps that namespace alive.
 //!
 //! Deliberately absent: deciding what a change means for a port (`supervisor`).
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -19,6 +20,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::event::epoll;
 
+use super::nsid::{self, Receiver};
 use super::rtnl::{Interface, next_message, socket_in};
 
 /// RTMGRP_LINK.
@@ -77,6 +79,10 @@ pub struct Watcher {
     epoll: std::os::fd::OwnedFd,
     own: NamespaceId,
     sockets: BTreeMap<NamespaceId, Socket>,
+    /// Namespaces whose events come over our own socket, by number; `None`
+    /// without the right to that.
+    numbered: Option<BTreeMap<i32, NamespaceId>>,
+    receiver: Receiver,
 }
 
 impl Watcher {
@@ -87,8 +93,11 @@ impl Watcher {
     pub fn new() -> io::Result<Watcher> {
         let own = NamespaceId::own()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut watcher = Watcher { epoll, own, sockets: BTreeMap::new() };
-        watcher.add(own, Socket::new(NETLINK_ROUTE)?)?;
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        let numbered = socket.set_listen_all_namespaces(true).ok().map(|()| BTreeMap::new());
+        let receiver = Receiver::new();
+        let mut watcher = Watcher { epoll, own, sockets: BTreeMap::new(), numbered, receiver };
+        watcher.add(own, socket)?;
         Ok(watcher)
     }
 
@@ -120,6 +129,15 @@ impl Watcher {
         if self.sockets.contains_key(&id) {
             return Ok(false);
         }
+        if let Some(numbered) = &mut self.numbered {
+            if numbered.values().any(|known| *known == id) {
+                return Ok(false);
+            }
+            if let Ok(number) = nsid::number(namespace) {
+                numbered.insert(number, id);
+                return Ok(true);
+            }
+        }
         self.add(id, socket_in(namespace)?).map(|()| true)
     }
 
@@ -127,6 +145,9 @@ impl Watcher {
     pub fn keep(&mut self, needed: &[NamespaceId]) {
         let own = self.own;
         self.sockets.retain(|id, _| *id == own || needed.contains(id));
+        if let Some(numbered) = &mut self.numbered {
+            numbered.retain(|_, id| needed.contains(id));
+        }
     }
 
     /// Everything that has been heard since the last call.
@@ -134,8 +155,14 @@ impl Watcher {
         let mut events = Vec::new();
         for (namespace, socket) in &mut self.sockets {
             loop {
-                match socket.recv_from_full() {
-                    Ok((bytes, _)) => read_events(*namespace, &bytes, &mut events),
+                match self.receiver.receive(socket.as_fd()) {
+                    Ok((bytes, None)) => read_events(*namespace, bytes, &mut events),
+                    Ok((bytes, Some(number))) => {
+                        // Others are none of our business.
+                        if let Some(from) = self.numbered.as_ref().and_then(|known| known.get(&number)) {
+                            read_events(*from, bytes, &mut events);
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // The kernel had more to say than there was room for.
