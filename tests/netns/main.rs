@@ -1,12 +1,16 @@
-//! The whole switch on real devices: veth pairs and TAPs in network
-//! namespaces. Needs root; says so and counts as skipped without.
+//! Real devices: veth pairs and TAPs in network namespaces. Needs root; says so
+//! and counts as skipped without.
 //!
-//! Read [`lan`] first: most tests start from a switch with hosts on its ports.
+//! Read [`lan`] first: tests of the whole switch start from one with hosts on
+//! its ports. Tests of a port by itself start from [`opened`].
 
 mod lan;
+mod opened;
 
 mod faults;
 mod hostile;
+mod isolation;
+mod ports;
 mod sums;
 mod switch_pairs;
 mod vxlan;

@@ -9,6 +9,7 @@
 //! Deliberately absent: a second implementation of anything that is tested, but
 //! for the bridge's model, which is as naive as it can be.
 
+pub mod bpf;
 pub mod clock;
 pub mod flow;
 pub mod iperf;
