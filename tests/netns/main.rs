@@ -10,6 +10,7 @@ mod opened;
 mod faults;
 mod hostile;
 mod isolation;
+mod lifecycle;
 mod ports;
 mod sums;
 mod switch_pairs;

@@ -29,6 +29,15 @@ impl Device {
         Ok(Device { fd: Arc::new(ns.enter(|| sys::open_tap(name, false))?), vnet_hdr: false })
     }
 
+    /// The same without any capability, as a user's QEMU opens it.
+    ///
+    /// # Errors
+    /// The TAP is not ours, or does not exist.
+    pub fn tap_without_rights(ns: &Netns, name: &str) -> io::Result<Device> {
+        let fd = ns.enter(|| sys::drop_capabilities().and_then(|()| sys::open_tap(name, false)))?;
+        Ok(Device { fd: Arc::new(fd), vnet_hdr: false })
+    }
+
     /// The same with IFF_VNET_HDR and every offload on.
     ///
     /// # Errors
