@@ -39,6 +39,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) peers_only: bool,
 
+    /// More words for `vswitch run`, as `--run=--busy-poll=10ms`.
+    #[arg(long, value_name = "WORD")]
+    pub(crate) run: Vec<String>,
+
     /// Only cases whose name holds this text, as `TCP` or `60 B`.
     #[arg(long)]
     pub(crate) only: Option<String>,
@@ -76,6 +80,7 @@ impl Args {
             rigs: self.rig.clone(),
             rounds: self.rounds.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
             subjects,
+            run: self.run.clone(),
             only: self.only.clone().unwrap_or_default(),
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// The first is the one that the others are compared with.
     pub(crate) subjects: Vec<Subject>,
+    /// Further words for `vswitch run`.
+    pub(crate) run: Vec<String>,
     pub(crate) only: String,
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         let what =
             format!("rig {}, {state}, round {}/{}: {}", rig.number(), round + 1, plan.rounds, subject.name());
         progress.step(&what);
-        let figures = one(slot, effort).with_context(|| what.clone())?;
+        let figures = one(slot, &plan.run, effort).with_context(|| what.clone())?;
         report.samples.extend(figures.into_iter().map(|figure| Sample {
             rig: rig.number(),
             subject,
@@ -109,10 +111,10 @@ fn slots(plan: &Plan, absent: &[Absent]) -> Vec<Slot> {
     slots
 }
 
-fn one(slot: &Slot, effort: Effort<'_>) -> Result<Vec<crate::record::Figure>> {
+fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Vec<crate::record::Figure>> {
     let wiring = Wiring::new(slot.rig, slot.subject, slot.offloads)?;
     // Ends before the wiring goes.
-    let mut running = slot.subject.start(&wiring)?;
+    let mut running = slot.subject.start(&wiring, run)?;
     wiring.connect(&mut running)?;
     measure::all(&wiring, &mut running, effort)
 }
@@ -124,7 +126,14 @@ mod tests {
     #[test]
     fn everyone_runs_there_and_back() {
         let subjects = vec![Subject::Vswitch, Subject::Bridge, Subject::Vde];
-        let plan = Plan { quick: true, rigs: vec![Rig::Netns], rounds: 1, subjects, only: String::new() };
+        let plan = Plan {
+            quick: true,
+            rigs: vec![Rig::Netns],
+            rounds: 1,
+            subjects,
+            run: vec![],
+            only: String::new(),
+        };
         let vde_left_out = vec![Absent { rig: 1, subject: Subject::Vde, why: "no".into() }];
         let order: Vec<Subject> = slots(&plan, &vde_left_out).iter().map(|s| s.subject).take(4).collect();
         assert_eq!(order, [Subject::Vswitch, Subject::Bridge, Subject::Bridge, Subject::Vswitch]);

@@ -65,13 +65,15 @@ impl Subject {
         }
     }
 
-    /// Starts it as `wiring` says and leaves its interfaces up.
-    pub(crate) fn start(self, wiring: &Wiring) -> Result<Running> {
+    /// Starts it as `wiring` says and leaves its interfaces up; `run` are
+    /// further words for our own.
+    pub(crate) fn start(self, wiring: &Wiring, run: &[String]) -> Result<Running> {
         match self {
             Subject::Vswitch => {
                 let prefix = if wiring.owns_taps() { "tap" } else { "netdev" };
-                let specs = wiring.ports.map(|port| format!("{prefix}:{port}"));
-                let switch = Switch::with_ports(&wiring.switch_ns, &specs.each_ref().map(String::as_str))?;
+                let ports = wiring.ports.map(|port| format!("--port={prefix}:{port}"));
+                let args: Vec<&str> = ports.iter().chain(run).map(String::as_str).collect();
+                let switch = Switch::start(&wiring.switch_ns, &args)?;
                 Ok(Running { pids: vec![switch.pid()], switch: Some(switch), ..Running::default() })
             }
             Subject::Bridge => bridge::start(wiring),
