@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
-use vswitch_tests::iperf::Server;
+use vswitch_tests::iperf::{Server, is_between_tests};
 use vswitch_tests::netns::Netns;
 
 use super::{Effort, Meter};
@@ -12,6 +12,11 @@ use crate::child::output;
 use crate::record::{Figure, Unit};
 use crate::stats::spread;
 use crate::wiring::{ADDRESS_2, Wiring};
+
+/// How often a server that is between two tests is tried.
+const TRIES: u32 = 50;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) fn measure(
     wiring: &Wiring,
@@ -43,11 +48,25 @@ pub(super) fn measure(
 }
 
 fn iperf(host: &Netns, args: &[&str], effort: Effort<'_>) -> Result<Value> {
-    let mut command = host.command("iperf3");
     let secs = effort.run.as_secs().max(1).to_string();
-    command.args(["-c", ADDRESS_2, "-J", "--connect-timeout", "5000", "-t", &secs]).args(args);
-    let text = output(command, effort.run * 2 + Duration::from_secs(15))?;
-    serde_json::from_str(&text).context("iperf3 -J")
+    for _ in 0..TRIES {
+        let mut command = host.command("iperf3");
+        command.args(["-c", ADDRESS_2, "-J", "--connect-timeout", "5000", "-t", &secs]).args(args);
+        let text = match output(command, effort.run * 2 + Duration::from_secs(15)) {
+            Err(error) if is_between_tests(&error.to_string()) => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            text => text?,
+        };
+        let report: Value = serde_json::from_str(&text).context("iperf3 -J")?;
+        match report["error"].as_str() {
+            None => return Ok(report),
+            Some(error) if is_between_tests(error) => std::thread::sleep(PAUSE),
+            Some(error) => bail!("iperf3: {error}"),
+        }
+    }
+    bail!("iperf3's server never came back")
 }
 
 fn number(value: &Value, path: &str) -> Result<f64> {
