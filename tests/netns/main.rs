@@ -12,6 +12,8 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod ports;
+mod refusals;
 mod sums;
 mod switch_pairs;
+mod upkeep;
 mod vxlan;

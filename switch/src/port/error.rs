@@ -21,6 +21,12 @@ pub enum OpenError {
         /// The capability.
         capability: &'static str,
     },
+    /// /dev/net/tun itself cannot be opened.
+    #[error("opening /dev/net/tun: {error}\n  {}", tun_fix(error))]
+    NoTun {
+        /// What the kernel said.
+        error: io::Error,
+    },
     /// Somebody else holds the descriptor.
     #[error("{holder} holds {name}; did you mean --port {name}?")]
     Busy {
@@ -69,6 +75,13 @@ pub enum OpenError {
         /// What the kernel said.
         error: io::Error,
     },
+}
+
+fn tun_fix(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => "everywhere else all may: sudo chmod 0666 /dev/net/tun",
+        _ => "load the driver: sudo modprobe tun; in a container, start it with --device /dev/net/tun",
+    }
 }
 
 /// Explains an error number of `action`, which needs `capability`.

@@ -7,6 +7,8 @@
 
 use std::io;
 
+use netlink_packet_route::AddressFamily;
+
 use super::alias::Alias;
 use super::device::{Device, Side};
 use super::error::{NET_ADMIN, NET_RAW, OpenError, explain};
@@ -144,9 +146,20 @@ fn attach_netdev(
     Ok(Opened { port: Box::new(port), device, link, notes })
 }
 
+/// What can be wrong with /dev/net/tun itself, apart from the TAP.
+fn no_tun(error: io::Error) -> OpenError {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            OpenError::Os { action: "opening /dev/net/tun".to_owned(), error }
+        }
+        _ => OpenError::NoTun { error },
+    }
+}
+
 /// A persistent TAP that nobody had before.
 fn make_tap(rtnl: &mut Rtnl, name: &str, options: &OpenOptions) -> Result<Interface, OpenError> {
     let creating = || explain(format!("creating {name}"), NET_ADMIN);
+    drop(tun::open().map_err(no_tun)?);
     let fd = tun::attach(name, tun::NEW).map_err(creating())?;
     // Until it is persistent, it vanishes with `fd` if anything fails.
     let made = rtnl.find(name).map_err(creating())?.ok_or_else(|| OpenError::Missing(name.to_owned()))?;
@@ -182,8 +195,10 @@ fn refuse_if_used(rtnl: &mut Rtnl, found: &Interface, options: &OpenOptions) -> 
     if let Some(address) = addresses.iter().map(address_text).find(|text| !is_automatic(text)) {
         return in_use(format!("has address {address}"), format!("ip addr flush dev {name}"));
     }
-    if !rtnl.routes(found.ifindex).map_err(asking())?.is_empty() {
-        return in_use("carries a route".to_owned(), format!("ip route flush dev {name}"));
+    if let Some(route) = rtnl.routes(found.ifindex).map_err(asking())?.first() {
+        // `ip route` alone means IPv4.
+        let family = if route.header.address_family == AddressFamily::Inet6 { "-6 " } else { "" };
+        return in_use("carries a route".to_owned(), format!("ip {family}route flush dev {name}"));
     }
     Ok(())
 }
@@ -205,6 +220,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
     if before.as_ref().is_some_and(|found| found.kind != "tun") {
         return Err(OpenError::NotTap(name.clone()));
     }
+    drop(tun::open().map_err(no_tun)?);
     let attaching = |error: io::Error| match error.raw_os_error() {
         Some(libc::EBUSY) => {
             let holder = super::peer::holder(name).unwrap_or_else(|| "another process".to_owned());

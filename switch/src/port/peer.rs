@@ -7,20 +7,28 @@
 
 use std::fs;
 
-/// `NAME PID` of the process that holds the descriptor of TAP `interface`, in
-/// whatever namespace both are.
+/// `NAME PID` of a process that holds the descriptor of a TAP called
+/// `interface`: one in our network namespace, or else anywhere, as a guest in a
+/// container is.
 pub(super) fn holder(interface: &str) -> Option<String> {
     let own = std::process::id();
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let here = namespace("thread-self");
+    let mut elsewhere = None;
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         if pid != own && holds(pid, interface) {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some(format!("{} {pid}", name.trim_end()));
+            let found = format!("{} {pid}", name.trim_end());
+            if namespace(&pid.to_string()) == here {
+                return Some(found);
+            }
+            elsewhere = elsewhere.or(Some(found));
         }
     }
-    None
+    elsewhere
 }
 
 fn holds(pid: u32, interface: &str) -> bool {

@@ -29,14 +29,22 @@ fn done(rc: libc::c_int) -> io::Result<libc::c_int> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
 
+/// Opens the device that makes TAPs and attaches to them.
+///
+/// # Errors
+/// ENOENT without the driver; EACCES where only root may.
+pub(super) fn open() -> io::Result<OwnedFd> {
+    Ok(OwnedFd::from(File::options().read(true).write(true).open("/dev/net/tun")?))
+}
+
 /// Attaches to TAP `name`, which is made if missing; the descriptor does not
 /// block.
 ///
 /// # Errors
-/// ENOENT without /dev/net/tun; EPERM without the right; EBUSY if somebody
-/// holds it, or, with `NEW`, if it exists; EINVAL if `name` is no TAP.
+/// As `open`; EPERM without the right; EBUSY if somebody holds it, or, with
+/// `NEW`, if it exists; EINVAL if `name` is no TAP.
 pub(super) fn attach(name: &str, flags: libc::c_int) -> io::Result<OwnedFd> {
-    let fd = OwnedFd::from(File::options().read(true).write(true).open("/dev/net/tun")?);
+    let fd = open()?;
     // SAFETY: all-zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // One byte stays zero, so that the name ends: the kernel would cut it.

@@ -109,7 +109,11 @@ impl Watcher {
     fn add(&mut self, namespace: NamespaceId, mut socket: Socket) -> io::Result<()> {
         socket.bind(&SocketAddr::new(0, LINK_GROUP))?;
         socket.set_non_blocking(true)?;
-        socket.set_rx_buf_sz(BUFFER)?;
+        // More than the kernel gives everyone takes a right; less costs only a
+        // look at every device now and then.
+        if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
+            socket.set_rx_buf_sz(BUFFER)?;
+        }
         // The number is not looked at: `events` reads every socket.
         let data = epoll::EventData::new_u64(0);
         // SAFETY: the socket is open as long as it is borrowed here.
