@@ -61,7 +61,7 @@ fn a_bare_name_makes_a_tap_that_goes_with_the_switch() -> Result<()> {
         ensure!(tun["persist"] == true && tun["user"].to_string().contains("4242"), "{tun}");
         ensure!(state(&switch, device)? == PortState::Down);
     }
-    ensure!(switch.stderr().contains("t0: created for uid 4242, down (no guest yet)"), "{}", switch.stderr());
+    switch.wait_stderr("t0: created for uid 4242, down (no guest yet)", SOON)?;
     // A guest comes, and no address of the host's with it.
     let fd = Device::tap(&ns, "t0")?;
     wait_state(&switch, "t0", PortState::Up)?;
@@ -109,7 +109,7 @@ fn a_held_tap_is_left_said_adopted_and_removed_in_the_end() -> Result<()> {
 
     // With another list it is in nobody's way, and stays as long as it is held.
     let switch = start(&ns, &name, "--port t1")?;
-    ensure!(switch.stderr().contains("t0: left by an earlier run, and "), "{}", switch.stderr());
+    switch.wait_stderr("t0: left by an earlier run, and ", SOON)?;
     // Adopted by name while the switch runs, it works with the guest as it is.
     switch.json(&["port", "add", "t0"])?;
     wait_state(&switch, "t0", PortState::Up)?;
@@ -129,7 +129,7 @@ fn a_held_tap_is_left_said_adopted_and_removed_in_the_end() -> Result<()> {
     // Adopted at the start, with a mark of the new run; the guest has gone.
     let before = ns.device("t0")?.alias();
     let switch = start(&ns, &name, "--port t0")?;
-    ensure!(switch.stderr().contains("t0: adopted, an earlier run of this switch made it"));
+    switch.wait_stderr("t0: adopted, an earlier run of this switch made it", SOON)?;
     ensure!(ns.device("t0")?.alias() != before);
     wait_state(&switch, "t0", PortState::Up)?;
     drop(guest);
@@ -150,6 +150,8 @@ fn a16_what_a_killed_switch_left_is_removed_by_its_next_start() -> Result<()> {
     switch.kill()?;
     ensure!(["t0", "t1", "t2"].iter().all(|device| ns.has(device)));
     let switch = start(&ns, &name, "--port t2")?;
+    // The last of its lines that are looked at.
+    switch.wait_stderr("t2: adopted", SOON)?;
     let said = switch.stderr();
     ensure!(!ns.has("t0") && said.contains("t0: removed, an earlier run left it"), "{said}");
     ensure!(ns.has("t1") && said.contains("t1: left by an earlier run, and "), "{said}");
@@ -282,7 +284,7 @@ fn a16_filters_of_a_killed_switch() -> Result<()> {
     let switch = start(&ns, &name, "")?;
     ensure!(filters("sw")? == 0 && !qdisc("sw")?, "{}", switch.stderr());
     ensure!(filters("sw2")? == 0 && qdisc("sw2")?, "the qdisc of sw2 is the user's");
-    ensure!(switch.stderr().contains("sw: filters removed"), "{}", switch.stderr());
+    switch.wait_stderr("sw: filters removed", SOON)?;
     ensure!(switch.stop()?.status.success());
     // Opened again at once, they are replaced, not doubled.
     start(&ns, &name, ports)?.kill()?;
