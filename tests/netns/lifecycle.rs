@@ -348,6 +348,71 @@ fn a17_a_device_that_moves_away_comes_back() -> Result<()> {
     Ok(())
 }
 
+/// The kernel gives a device that comes back the number that it had, and a user
+/// may give it to another: the port must not take the one for the other.
+#[test]
+fn a17_a_device_that_is_back_before_anybody_looked_is_opened_again() -> Result<()> {
+    require!(root, tun);
+    let (ns, away) = (Netns::new("quick")?, Netns::new("quick-away")?);
+    veth(&ns, "sw", &ns, "e0")?;
+    ns.up("sw")?;
+    ns.up("e0")?;
+    let switch = start(&ns, &name("quick"), "--port netdev:sw --port t0 --port t1")?;
+    let guest = Device::tap(&ns, "t0")?;
+    wait_state(&switch, "t0", PortState::Up)?;
+    let number = |device: &str| Ok::<_, anyhow::Error>(ns.device(device)?.json()["ifindex"].clone());
+    let frozen = |work: &dyn Fn() -> Result<()>| -> Result<()> {
+        let pid = switch.pid();
+        ns.run(&format!("kill -STOP {pid}"))?;
+        let done = work();
+        ns.run(&format!("kill -CONT {pid}"))?;
+        done
+    };
+    let works = || -> Result<()> {
+        wait_until("a frame to cross", SOON, || {
+            let end = Device::packet(&ns, "e0");
+            let written = end.is_ok_and(|end| write_one(&end, &VnetHeader::PLAIN, &numbered(1, 60)).is_ok());
+            written && read_now(&guest).is_some_and(|frame| frame == numbered(1, 60))
+        })
+        .with_context(|| switch.stderr())
+    };
+    works()?;
+    let before = number("sw")?;
+    frozen(&|| {
+        ns.move_to("sw", &away)?;
+        away.move_to("sw", &ns)?;
+        ns.up("sw")
+    })?;
+    ensure!(number("sw")? == before, "or the test shows nothing");
+    works()?;
+    frozen(&|| {
+        ns.run("ip link del sw")?;
+        ns.run(&format!("ip link add index {before} sw type veth peer name e0"))?;
+        ns.up("sw")?;
+        ns.up("e0")
+    })?;
+    ensure!(number("sw")? == before);
+    works()?;
+    // Another interface that has the number of a TAP of ours is not removed.
+    let tap = number("t1")?;
+    frozen(&|| {
+        ns.run("ip link del t1")?;
+        ns.run(&format!("ip link add index {tap} name other type veth peer name peer")).map(drop)
+    })?;
+    wait_state(&switch, "t1", PortState::Fault)?;
+    ensure!(switch.stop()?.status.success() && ns.has("other"));
+    Ok(())
+}
+
+/// A frame that is there now, or soon.
+fn read_now(from: &Device) -> Option<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    let limit = std::time::Duration::from_millis(100);
+    let len =
+        vswitch_tests::clock::wait_for("a frame", limit, || from.read(&mut buffer).ok().flatten()).ok()?;
+    Some(buffer[..len].to_vec())
+}
+
 /// Events that overflow the socket's buffer lead to a new look at everything.
 #[test]
 fn lost_events_are_made_up_for() -> Result<()> {

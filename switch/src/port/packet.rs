@@ -128,10 +128,25 @@ pub(super) fn take_drops(fd: &OwnedFd) -> u32 {
     if rc == 0 { unsafe { stats.assume_init() }.tp_drops } else { 0 }
 }
 
+/// Whether the socket still has its interface: one that was deleted, or moved
+/// to another namespace, is lost to it for ever, even if it comes back under
+/// the same number.
+fn is_bound(fd: &OwnedFd, ifindex: libc::c_int) -> bool {
+    // SAFETY: all-zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    let mut size = socklen::<libc::sockaddr_ll>();
+    // SAFETY: the kernel writes at most `size` bytes into `address`.
+    let rc = unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut size) };
+    rc == 0 && address.sll_ifindex == ifindex
+}
+
 /// Whether the interface is really down or gone. A packet socket remembers an
 /// ENETDOWN until somebody reads it, so the error alone proves nothing.
 pub(super) fn probe(fd: &OwnedFd, ifindex: u32) -> Option<Fault> {
     let Ok(ifindex) = index(ifindex) else { return Some(Fault::Gone) };
+    if !is_bound(fd, ifindex) {
+        return Some(Fault::Gone);
+    }
     // SAFETY: all-zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     request.ifr_ifru.ifru_ifindex = ifindex;

@@ -26,7 +26,13 @@ impl Supervisor {
         while let Some(Report::Fault { id, fault }) = self.engine.report()? {
             let Some(position) = self.ports.iter().position(|held| held.id == id) else { continue };
             match fault {
-                Fault::Down | Fault::Gone => self.examine(position)?,
+                Fault::Down => self.examine(position)?,
+                // Whatever has its name or number now, the port must be opened
+                // again to have it.
+                Fault::Gone => {
+                    self.lose(position)?;
+                    self.reopen(position)?;
+                }
                 // The interface may look well and fail again at once: it rests
                 // until the next retry.
                 Fault::Os(errno) => {
@@ -116,19 +122,24 @@ impl Supervisor {
                 held.unsure = true;
                 Ok(())
             }
-            Ok(DeviceState::Gone) => {
-                let id = held.id;
-                held.patience = 1;
-                held.note = format!("{} is gone; the port is back when it is", held.target);
-                held.link.up = false;
-                tracing::warn!("{}: {}", held.name, held.note);
-                // What was made of it went with it.
-                drop(held.device.take());
-                // Only a new device can be refused.
-                drop(self.engine.ask(|reply| Command::SwapPort { id, port: None, reply })?);
-                Ok(())
-            }
+            Ok(DeviceState::Gone) => self.lose(position),
         }
+    }
+
+    /// Takes a port's device away, for the time being.
+    fn lose(&mut self, position: usize) -> Result<(), Ended> {
+        let held = &mut self.ports[position];
+        // What was made of it went with it.
+        if held.device.take().is_none() {
+            return Ok(());
+        }
+        (held.link.up, held.unsure, held.patience) = (false, false, 1);
+        held.note = format!("{} is gone; the port is back when it is", held.target);
+        tracing::warn!("{}: {}", held.name, held.note);
+        let id = held.id;
+        // Only a new device can be refused.
+        drop(self.engine.ask(|reply| Command::SwapPort { id, port: None, reply })?);
+        Ok(())
     }
 
     /// Opens a device that was missing, if it is there again.
