@@ -35,6 +35,17 @@ pub fn execute(command: &ClientCommand, invoker: &Invoker) -> Result<String, Cli
     if target.json { Ok(output::json(&reply)) } else { Ok(output::reply(&request, &reply)) }
 }
 
+/// An error as the switch itself would answer it: what is wrong, and on the
+/// lines after the first what to do.
+pub fn refusal(error: &anyhow::Error) -> Response {
+    if let Some(ClientError::Refused(refused)) = error.downcast_ref() {
+        return Response::Error(refused.clone());
+    }
+    let text = format!("{error:#}");
+    let (what, fix) = text.split_once('\n').unwrap_or((&text, ""));
+    Response::error(what, fix.lines().map(str::trim).collect::<Vec<_>>().join("\n"))
+}
+
 impl ClientCommand {
     /// Which switch is meant.
     pub fn target(&self) -> &Target {
@@ -101,8 +112,19 @@ fn filter_of(filter: &Filter) -> FdbFilter {
 mod tests {
     use clap::Parser as _;
 
+    use super::*;
     use crate::cli::{Cli, Command};
-    use crate::control::encode;
+    use crate::control::{ErrorReply, encode};
+
+    #[test]
+    fn errors_are_answers_too() {
+        let none = anyhow::Error::from(ClientError::NoneRunning);
+        assert_eq!(refusal(&none), Response::error("no switch is running", "start one: vswitch run"));
+        let refused = ErrorReply { error: "no".to_owned(), hint: "yes".to_owned() };
+        let refused = anyhow::Error::from(ClientError::Refused(refused));
+        assert_eq!(refusal(&refused), Response::error("no", "yes"));
+        assert_eq!(refusal(&anyhow::anyhow!("disk full")), Response::error("disk full", ""));
+    }
 
     #[test]
     fn commands_become_requests() {

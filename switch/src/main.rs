@@ -8,16 +8,24 @@ use tracing_subscriber::EnvFilter;
 use vswitch::cli::{Cli, Command};
 use vswitch::commands;
 use vswitch::config::{Config, ConfigError, Invoker, Origin};
+use vswitch::output;
 
 /// Misused: as clap's own.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let json = matches!(&cli.command, Command::Client(command) if command.target().json);
     let outcome = log_to_stderr(&cli.log).and_then(|()| dispatch(cli.command));
     outcome.unwrap_or_else(|error| {
-        // Errors carry their fix on indented lines of their own.
-        let _ = writeln!(io::stderr(), "error: {error:#}");
+        if json {
+            // Whoever reads JSON gets the answer where answers come; if that
+            // fails, the exit code is left to tell.
+            let _ = print(&output::json(&commands::refusal(&error)));
+        } else {
+            // Errors carry their fix on indented lines of their own.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+        }
         let misused = |error: &ConfigError| matches!(error.origin, Origin::Flag(_));
         if error.downcast_ref().is_some_and(misused) { USAGE.into() } else { ExitCode::FAILURE }
     })

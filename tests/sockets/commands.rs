@@ -40,6 +40,24 @@ fn answers_come_as_text_or_json() {
 }
 
 #[test]
+fn whoever_wants_json_gets_errors_as_json() {
+    let show = ["show", "--json", "--control", "/nonexistent/x.sock"];
+    let (code, stdout, stderr) = outcome(vswitch(&show).output().unwrap());
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["reply"], "error");
+    assert!(
+        json["error"].as_str().unwrap().starts_with("no switch listens on /nonexistent/x.sock"),
+        "{json}"
+    );
+    assert_eq!(json["hint"], "start one: vswitch run --control /nonexistent/x.sock");
+    let (code, stdout, stderr) =
+        outcome(vswitch(&["show", "--control", "/nonexistent/x.sock"]).output().unwrap());
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.starts_with("error: no switch listens on "), "{stderr}");
+}
+
+#[test]
 fn a_pipe_that_hangs_up_ends_the_command_quietly() {
     let rig = Rig::own();
     let mut command = vswitch(&["fdb", "show", "--control"]);

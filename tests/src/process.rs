@@ -169,12 +169,12 @@ impl Switch {
     /// Runs a client command with `--json` and returns its answer.
     ///
     /// # Errors
-    /// It failed, or printed no JSON; the message has its stderr.
+    /// It failed, or printed no JSON; the message has its answer.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let with: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
         let output = self.client(&with)?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "vswitch {args:?}: {}: {}", output.status, stderr.trim());
+        let answer = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "vswitch {args:?}: {}: {}", output.status, answer.trim());
         serde_json::from_slice(&output.stdout).with_context(|| format!("vswitch {args:?} --json"))
     }
 
