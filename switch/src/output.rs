@@ -14,6 +14,7 @@ pub fn json(reply: &Response) -> String {
 /// The reply to `request` for people.
 pub fn reply(request: &Request, reply: &Response) -> String {
     match reply {
+        Response::Show(answer) if matches!(request, Request::Set { .. }) => settings(answer),
         Response::Show(answer) => show(answer),
         Response::Stats(answer) => stats(answer),
         Response::Ports(answer) => answer.ports.iter().map(port).collect::<Vec<_>>().join("\n"),
@@ -47,6 +48,17 @@ pub fn show(show: &Show) -> String {
         let _ = writeln!(text, "warning: {}", plain(warning));
     }
     text
+}
+
+/// What `vswitch set` may change, as it is now.
+fn settings(show: &Show) -> String {
+    let rows = vec![
+        ["ageing".to_owned(), plain(&show.ageing)],
+        ["transparent".to_owned(), show.transparent.to_string()],
+        ["pad_runts".to_owned(), show.pad_runts.to_string()],
+        ["busy_poll".to_owned(), plain(&show.busy_poll)],
+    ];
+    format!("{}\n{}", plain(&show.name), indent(&table(rows)))
 }
 
 /// One line a port.
@@ -269,6 +281,16 @@ mod tests {
         let mut quiet = answer.clone();
         quiet.retired = PortStats { rx: 0, copies: 0, ..quiet.retired };
         assert!(!stats(&quiet).contains("\nretired\n"), "nothing was deleted");
+    }
+
+    #[test]
+    fn set_says_what_is_set_now() {
+        let (answer, ..) = examples();
+        let request = Request::Set { keys: Default::default() };
+        let text = reply(&request, &Response::Show(answer));
+        let expected =
+            "default\n  ageing       300s\n  transparent  false\n  pad_runts    false\n  busy_poll    50us\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

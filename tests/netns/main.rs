@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod live;
 mod ports;
 mod refusals;
 mod sums;

@@ -103,7 +103,7 @@ impl Supervisor {
     }
 
     /// Asks what a device is now, and tells the engine.
-    fn examine(&mut self, position: usize) -> Result<(), Ended> {
+    pub(super) fn examine(&mut self, position: usize) -> Result<(), Ended> {
         let held = &mut self.ports[position];
         let Some(device) = held.device.as_mut() else { return Ok(()) };
         held.unsure = false;

@@ -267,12 +267,16 @@ impl Supervisor {
     }
 
     fn set_port(&mut self, name: &str, flags: PortSettings, mtu: Option<u32>) -> Result<(), ApplyError> {
-        let Some(held) = self.ports.iter_mut().find(|held| held.name == name) else { return Ok(()) };
+        let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(()) };
+        let held = &mut self.ports[position];
+        let id = held.id;
         if let (Some(mtu), Some(device)) = (mtu, held.device.as_mut()) {
-            // The link event that follows brings the MTU to the engine.
             device.set_mtu(mtu).map_err(|error| ApplyError::Mtu { name: name.to_owned(), mtu, error })?;
+            // Now, and not by the link event that follows: the reply to this
+            // change already tells the new MTU.
+            self.examine(position)?;
         }
-        self.engine.send(Command::SetPort { id: held.id, settings: flags })?;
+        self.engine.send(Command::SetPort { id, settings: flags })?;
         Ok(())
     }
 
