@@ -6,7 +6,8 @@
 //! stable; new ones may be added to replies, so readers ignore what they do
 //! not know. Requests with unknown fields are refused.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
 use super::reply::{ErrorReply, Fdb, Ports, Show};
@@ -75,7 +76,7 @@ pub enum Request {
         /// The port's name.
         port: String,
         /// The VLAN; absent on a VLAN-unaware switch.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "vid")]
         vid: Option<u16>,
         /// Never moved by a frame that claims it.
         #[serde(default)]
@@ -86,7 +87,7 @@ pub enum Request {
         /// Its address.
         mac: MacAddr,
         /// Its VLAN.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "vid")]
         vid: Option<u16>,
     },
     /// Removes dynamic entries. Answered by [`Response::Done`].
@@ -110,11 +111,20 @@ pub struct FdbFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Entries of this VLAN.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "vid")]
     pub vid: Option<u16>,
     /// Entries of this address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+}
+
+/// A VLAN as it is asked for: 4095 is reserved, and 12 bits end there.
+fn vid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let vid = Option::<u16>::deserialize(deserializer)?;
+    match vid {
+        Some(4095..) => Err(D::Error::custom("`vid` is a number from 0 to 4094")),
+        Some(_) | None => Ok(vid),
+    }
 }
 
 /// What a switch answers.
@@ -323,6 +333,16 @@ mod tests {
                 r#"{"v":1,"cmd":"fdb_del","mac":"2"}"#,
                 None,
                 "bad request: `2` is not a MAC address: write six pairs of hex digits, as 02:00:00:00:00:01",
+            ),
+            (
+                r#"{"v":1,"cmd":"fdb_del","mac":"02:00:00:00:00:01","vid":4095}"#,
+                None,
+                "bad request: `vid` is a number from 0 to 4094",
+            ),
+            (
+                r#"{"v":1,"cmd":"fdb_show","filter":{"vid":65535}}"#,
+                None,
+                "bad request: `vid` is a number from 0 to 4094",
             ),
             (
                 r#"{"v":1,"cmd":"set","keys":{"ageing":[1]}}"#,
