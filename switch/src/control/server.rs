@@ -9,14 +9,16 @@
 //! file descriptors sent along: plain read(2) never receives any, the kernel
 //! closes them.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::fs::Mode;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::connection::{Connection, PATIENCE, Turn};
 use super::lock::{LockError, give};
@@ -24,6 +26,9 @@ use super::protocol::{Request, Response};
 
 /// The most clients at a time.
 pub const CLIENTS_MAX: usize = 16;
+
+/// Connections that may wait to be accepted; the kernel's own limit may be lower.
+const BACKLOG: i32 = 128;
 
 /// Connections taken before clients get their turn.
 const TURN_ACCEPTS: usize = 64;
@@ -90,7 +95,7 @@ impl Server {
         let io = |cause| BindError::Io { path: path.to_owned(), cause };
         remove_stale(path)?;
         let registry = registry.try_clone().map_err(io)?;
-        let mut listener = UnixListener::bind(path).map_err(io)?;
+        let mut listener = listen(path).map_err(io)?;
         let found = fs::symlink_metadata(path).map_err(io)?;
         registry.register(&mut listener, first, Interest::READABLE).map_err(io)?;
         let server = Server {
@@ -103,8 +108,6 @@ impl Server {
             clients: Default::default(),
             accept_at: None,
         };
-        // Until then the peer's uid is what keeps others out.
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
         give(path, owner)?;
         Ok(server)
     }
@@ -246,6 +249,18 @@ impl Drop for Server {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// A listening socket at `path`, of mode 0600 from its first instant: bind(2)
+/// makes the file with the mode of the socket. Changed by its path afterwards,
+/// it could be another file by then.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from_std(socket.into()))
 }
 
 /// Removes a socket that nobody listens on any more.
