@@ -11,8 +11,13 @@ const SETCAP: &str = "sudo setcap cap_net_admin,cap_net_raw,cap_bpf+ep $(command
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no such interface.
-    #[error("there is no interface {0}: see ip link; a bare {0} makes a TAP of that name")]
-    Missing(String),
+    #[error("there is no interface {name}{}; a bare {name} makes a TAP of that name", list(there))]
+    Missing {
+        /// The interface.
+        name: String,
+        /// The Ethernet interfaces that there are.
+        there: Vec<String>,
+    },
     /// A right is missing.
     #[error("{action} needs {capability}\n  once:    {SETCAP}\n  or:      run it with sudo")]
     Permission {
@@ -84,6 +89,28 @@ fn tun_fix(error: &io::Error) -> &'static str {
     }
 }
 
+/// Names shown of the interfaces that there are.
+const NAMES_MAX: usize = 16;
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [_, ..] if names.len() > NAMES_MAX => format!("; there are: {}, …", names[..NAMES_MAX].join(", ")),
+        [_, ..] => format!("; there are: {}", names.join(", ")),
+    }
+}
+
+/// There is no interface `name`; says which there are instead.
+pub(super) fn missing(name: &str) -> OpenError {
+    // By getifaddrs(3), and not over netlink: this must answer whatever failed.
+    let all = pnet_datalink::interfaces().into_iter();
+    let ethernet = all.filter(|interface| interface.mac.is_some() && !interface.is_loopback());
+    let mut there: Vec<String> = ethernet.map(|interface| interface.name).collect();
+    there.sort_unstable();
+    there.dedup();
+    OpenError::Missing { name: name.to_owned(), there }
+}
+
 /// Explains an error number of `action`, which needs `capability`.
 pub(super) fn explain(action: String, capability: &'static str) -> impl FnOnce(io::Error) -> OpenError {
     move |error| match error.raw_os_error() {
@@ -94,3 +121,19 @@ pub(super) fn explain(action: String, capability: &'static str) -> impl FnOnce(i
 
 pub(super) const NET_ADMIN: &str = "CAP_NET_ADMIN";
 pub(super) const NET_RAW: &str = "CAP_NET_RAW";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_interface_names_those_there_are() {
+        let text = |there: Vec<String>| OpenError::Missing { name: "eth9".to_owned(), there }.to_string();
+        let end = "a bare eth9 makes a TAP of that name";
+        assert_eq!(text(Vec::new()), format!("there is no interface eth9; {end}"));
+        let two = vec!["eth0".to_owned(), "tap0".to_owned()];
+        assert_eq!(text(two), format!("there is no interface eth9; there are: eth0, tap0; {end}"));
+        let many: Vec<String> = (0..20).map(|n| format!("e{n}")).collect();
+        assert!(text(many).contains("e14, e15, …; a bare"));
+    }
+}

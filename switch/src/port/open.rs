@@ -11,7 +11,7 @@ use netlink_packet_route::AddressFamily;
 
 use super::alias::Alias;
 use super::device::{Device, Side};
-use super::error::{NET_ADMIN, NET_RAW, OpenError, explain};
+use super::error::{NET_ADMIN, NET_RAW, OpenError, explain, missing};
 use super::isolate::{Isolation, IsolationMode};
 use super::leftover::remove_tap;
 use super::netdev::NetdevPort;
@@ -94,7 +94,7 @@ fn open_netdev(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenErr
             notes.push(format!("created for {}", user_name(options.owner)));
             (made, true)
         }
-        None => return Err(OpenError::Missing(name.clone())),
+        None => return Err(missing(name)),
     };
     // From here on a failure must not leave a TAP of this run behind.
     let outcome = attach_netdev(&mut rtnl, &found, made, options, notes);
@@ -122,8 +122,7 @@ fn attach_netdev(
         .map_err(explain(format!("isolating {name} from the host"), NET_ADMIN))?;
     let port = NetdevPort::open(*ifindex, &mut notes).map_err(opening())?;
     // Asked last: what changes from here on is told by an event.
-    let now =
-        rtnl.find_index(*ifindex).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
+    let now = rtnl.find_index(*ifindex).map_err(opening())?.ok_or_else(|| missing(name))?;
     let link = Link { up: now.up(), mtu: now.mtu, offloads: Offloads::ALL };
     let port = port.with_link(link);
     if !link.up {
@@ -162,7 +161,7 @@ fn make_tap(rtnl: &mut Rtnl, name: &str, options: &OpenOptions) -> Result<Interf
     drop(tun::open().map_err(no_tun)?);
     let fd = tun::attach(name, tun::NEW).map_err(creating())?;
     // Until it is persistent, it vanishes with `fd` if anything fails.
-    let made = rtnl.find(name).map_err(creating())?.ok_or_else(|| OpenError::Missing(name.to_owned()))?;
+    let made = rtnl.find(name).map_err(creating())?.ok_or_else(|| missing(name))?;
     let alias = options.mark().to_string();
     rtnl.change(made.ifindex, &[Change::Alias(&alias)]).map_err(creating())?;
     match rtnl.change(made.ifindex, &[Change::NoAutomaticAddress]) {
@@ -235,7 +234,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         Attached::vnet(name).map_err(attaching)?
     };
     let opening = || explain(format!("opening {name}"), NET_ADMIN);
-    let found = rtnl.find(name).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
+    let found = rtnl.find(name).map_err(opening())?.ok_or_else(|| missing(name))?;
     if let Some(mtu) = options.mtu {
         rtnl.change(found.ifindex, &[Change::Mtu(mtu)]).map_err(opening())?;
     }
@@ -244,7 +243,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         rtnl.change(found.ifindex, &[Change::Up]).map_err(opening())?;
         notes.push("created; it vanishes with the switch".to_owned());
     }
-    let now = rtnl.find(name).map_err(opening())?.ok_or_else(|| OpenError::Missing(name.clone()))?;
+    let now = rtnl.find(name).map_err(opening())?.ok_or_else(|| missing(name))?;
     let link = Link { up: now.up(), mtu: now.mtu, offloads };
     if !link.up {
         notes.push(format!("down; ip link set {name} up starts it"));
