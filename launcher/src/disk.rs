@@ -61,6 +61,9 @@ pub enum Existing {
 /// # Errors
 /// There is one already, or qemu-img fails.
 pub fn create(path: &Path, size: &str, existing: Existing, known: &[PathBuf]) -> Result<()> {
+    if !size.bytes().any(|byte| matches!(byte, b'1'..=b'9')) {
+        bail!("`{size}` is no size for a disk: write 512M, 8G or 1T");
+    }
     check_place(path, existing, known)?;
     let part = part_of(path);
     let argv = [QEMU_IMG, "create", "-q", "-f", "qcow2", &part.to_string_lossy(), size];
@@ -270,6 +273,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.qcow2");
         create(&path, "nonsense", Existing::Keep, &[]).unwrap_err();
+        create(&path, "8Q", Existing::Keep, &[]).unwrap_err();
+        let nothing = create(&path, "0G", Existing::Keep, &[]).unwrap_err();
+        assert!(nothing.to_string().contains("no size for a disk"), "{nothing}");
         clone(&directory.path().join("absent"), &path, Existing::Keep, &[]).unwrap_err();
         info(&path, &[]).unwrap_err();
         assert_eq!(names(directory.path()), Vec::<String>::new());

@@ -141,6 +141,13 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
         let message = format!("{} is not a directory of uid {uid}", path.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
+    // Whoever owns the directory above could put another in its place.
+    let above = path.parent().unwrap_or(path);
+    let owner = fs::metadata(above)?.uid();
+    if owner != 0 && owner != uid {
+        let message = format!("{} belongs to another user than uid {uid}", above.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
     if meta.mode() & 0o077 != 0 {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     }
@@ -323,6 +330,19 @@ mod tests {
         assert_eq!(path.as_deref(), Some(Path::new("/run/vswitch/ping-lan.sock")));
         for other in ["", "ready: 2 ports, control /run/vsw", "tap0: created for alice"] {
             assert_eq!(parse_ready(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_directory_below_somebody_elses_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let above = directory.path().join("vlab-1000");
+        private_directory(&above.join("ping")).unwrap();
+        // Only root can give it away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&above, Some(65_534), None).unwrap();
+            let refused = private_directory(&above.join("ping")).unwrap_err().to_string();
+            assert!(refused.ends_with("vlab-1000 belongs to another user than uid 0"), "{refused}");
         }
     }
 
