@@ -89,10 +89,11 @@ impl Target {
         found.cloned().with_context(|| format!("there is no guest {name}; there are: {}", names.join(", ")))
     }
 
-    /// What to call the lab: its name where that can be told, else its file.
+    /// What to call the lab: its name where that can be told, else its file,
+    /// absolute, so that a wrong folder shows.
     pub fn name_for_humans(&self) -> String {
         let named = self.global.name.clone().or_else(|| self.lab().ok().map(|(lab, _)| lab.name));
-        named.unwrap_or_else(|| self.file().display().to_string())
+        named.unwrap_or_else(|| self.absolute().as_deref().unwrap_or(self.file()).display().to_string())
     }
 
     /// Folders in which clones of images are looked for.
