@@ -47,7 +47,7 @@ guest_download() {
 }
 
 guest_build() {
-    local out=$TARGET/guest inputs kernel=linux-image-amd64 packages work version module file
+    local out=$GUEST inputs kernel=linux-image-amd64 packages work version module file
     inputs=$(guest_inputs)
     if [ -s "$out/vmlinuz" ] && [ -s "$out/initrd" ] && [ "$(cat "$out/inputs" 2>/dev/null)" = "$inputs" ]; then
         return
