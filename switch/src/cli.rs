@@ -33,7 +33,7 @@ Examples:
 /// What to do.
 #[derive(Clone, PartialEq, Debug, Subcommand)]
 pub enum Command {
-    /// Run a switch in the foreground until SIGINT, SIGTERM or `vswitch stop`.
+    /// Run a switch in the foreground until Ctrl-C, a signal or `vswitch stop`.
     Run(RunArgs),
     /// Ask a running switch.
     #[command(flatten)]

@@ -2,6 +2,7 @@
 //! bound by hand outlives what was learned.
 
 use anyhow::{Result, ensure};
+use rustix::process::Signal;
 use vswitch_tests::netns::Netns;
 use vswitch_tests::require;
 
@@ -60,5 +61,20 @@ fn a_missing_interface_is_told_with_those_there_are() -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(stderr.contains("there is no interface absent; there are: t0; "), "{stderr}");
     ensure!(switch.stop()?.status.success());
+    Ok(())
+}
+
+#[test]
+fn ctrl_c_a_closed_terminal_and_a_service_manager_end_it_cleanly() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::new("end")?;
+    for signal in [Signal::INT, Signal::HUP, Signal::TERM] {
+        let switch = start(&ns, &name("end"), "--port t0")?;
+        ensure!(ns.has("t0"));
+        let ended = switch.end(signal)?;
+        ensure!(ended.status.success(), "{signal:?}: {}", ended.stderr);
+        ensure!(ended.stderr.contains("total"), "the summary: {}", ended.stderr);
+        ensure!(!ns.has("t0"), "{signal:?} left t0 behind");
+    }
     Ok(())
 }

@@ -215,7 +215,11 @@ impl Switch {
         self.end(Signal::KILL)
     }
 
-    fn end(mut self, signal: Signal) -> Result<Ended> {
+    /// Ends it with `signal`.
+    ///
+    /// # Errors
+    /// It did not end in time.
+    pub fn end(mut self, signal: Signal) -> Result<Ended> {
         signal_child(&self.child, signal);
         let status = wait_for("vswitch to end", LIMIT, || self.child.try_wait().ok().flatten())
             .with_context(|| self.stderr())?;
