@@ -140,6 +140,18 @@ impl Bridge {
         self.fdb.entries(now.as_millis())
     }
 
+    /// The entries in `len` places of the table from `start` on that have not
+    /// aged out, and where to go on; bounded work, for a table of a million.
+    pub fn fdb_page(&self, now: Time, start: u32, len: u32) -> (Vec<FdbEntry>, Option<u32>) {
+        self.fdb.page(now.as_millis(), start, len)
+    }
+
+    /// Number of entries of `port`, static ones included, counted as by
+    /// [`fdb_len`](Self::fdb_len).
+    pub fn fdb_port_len(&self, port: PortId) -> u32 {
+        self.fdb.port_len(port)
+    }
+
     /// Number of entries, those included that have aged out since the last sweep.
     pub fn fdb_len(&self) -> u32 {
         self.fdb.len()

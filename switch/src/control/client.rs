@@ -247,8 +247,11 @@ impl Client {
             entries.extend(page.entries);
             match page.next {
                 Some(next) if next > start => start = next,
-                Some(_) | None => return Ok(entries),
+                Some(_) | None => break,
             }
         }
+        // Each page is in order, the pages are not.
+        entries.sort_unstable_by_key(|entry| (entry.vid, entry.mac));
+        Ok(entries)
     }
 }

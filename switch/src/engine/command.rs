@@ -106,10 +106,12 @@ pub enum Command {
         /// How many went.
         reply: Sender<usize>,
     },
-    /// Lists the FDB.
+    /// Lists some of the FDB, so many that forwarding does not notice.
     FdbRead {
-        /// All live entries.
-        reply: Sender<Vec<FdbEntry>>,
+        /// Where to begin: 0, or where the call before said to go on.
+        start: u32,
+        /// Live entries, and where to go on.
+        reply: Sender<(Vec<FdbEntry>, Option<u32>)>,
     },
     /// Takes a snapshot between two turns.
     Read {
@@ -146,6 +148,8 @@ pub struct PortSnapshot {
     pub counters: PortCounters,
     /// Losses outside the sums.
     pub losses: Losses,
+    /// Addresses learned and bound there.
+    pub macs: u32,
 }
 
 /// What the data thread tells the control thread unasked.

@@ -8,6 +8,10 @@ use super::{Command, Engine, PortSnapshot, Slot, Snapshot};
 use crate::bridge::{PortId, Time};
 use crate::port::{Link, Losses, Offloads, Port};
 
+/// Places of the FDB read at a time: two cache lines each, some 20 µs from
+/// memory that nobody touched lately.
+const FDB_CHUNK: u32 = 256;
+
 /// The link of a port whose device is missing.
 const ABSENT: Link = Link { up: false, mtu: 1500, offloads: Offloads::NONE };
 
@@ -46,8 +50,8 @@ impl Engine {
             Command::FdbFlush { scope, reply } => {
                 let _ = reply.send(self.bridge.fdb_flush(&scope));
             }
-            Command::FdbRead { reply } => {
-                let _ = reply.send(self.bridge.fdb_entries(now).collect());
+            Command::FdbRead { start, reply } => {
+                let _ = reply.send(self.bridge.fdb_page(now, start, FDB_CHUNK));
             }
             Command::Read { reply } => {
                 let _ = reply.send(self.snapshot(now));
@@ -121,6 +125,7 @@ impl Engine {
                 link: slot.port.is_some().then_some(slot.link),
                 counters: counters.port(id).clone(),
                 losses: slot.losses,
+                macs: self.bridge.fdb_port_len(id),
             })
         });
         Snapshot {

@@ -169,10 +169,6 @@ impl Supervisor {
         if let Some(name) = name {
             self.config.known_port(name)?;
         }
-        let mut macs = [0u32; crate::bridge::PORTS_MAX];
-        for entry in self.entries()? {
-            macs[entry.port.index()] += 1;
-        }
         let wanted = |held: &&Held| name.is_none_or(|name| held.name == name);
         let detail = |held: &Held| {
             let config = self.config.port(&held.name)?;
@@ -180,7 +176,7 @@ impl Supervisor {
                 line: self.port_line(held, &snapshot),
                 spec: config.spec.to_string(),
                 keys: config.keys(),
-                macs: macs[held.id.index()],
+                macs: snapshot.ports.iter().find(|port| port.id == held.id).map_or(0, |port| port.macs),
                 offloads: offload_words(held.link.offloads),
             })
         };
@@ -188,26 +184,24 @@ impl Supervisor {
         Ok(Response::Ports(Ports { ports }))
     }
 
-    fn entries(&self) -> Result<Vec<FdbEntry>, Ended> {
-        self.engine.ask(|reply| Command::FdbRead { reply })
-    }
-
     fn fdb_show(&self, filter: &FdbFilter, start: u64) -> Result<Response, ApplyError> {
         let scope = self.scope(filter)?;
-        let mut matching: Vec<FdbEntry> = (self.entries()?.into_iter())
-            .filter(|entry| {
-                scope.port.is_none_or(|port| port == entry.port)
-                    && scope.vid.is_none_or(|vid| vid == entry.vid)
-                    && scope.mac.is_none_or(|mac| mac == entry.mac)
-            })
-            .collect();
-        // A page's start stays where it was while entries age and refresh.
-        matching.sort_unstable_by_key(|entry| (entry.vid, entry.mac));
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let end = start.saturating_add(Fdb::PAGE_LEN);
-        let next = (end < matching.len()).then_some(end as u64);
-        let page = matching.into_iter().skip(start).take(Fdb::PAGE_LEN);
-        let entries = page.map(|entry| {
+        let is_wanted = |entry: &FdbEntry| {
+            scope.port.is_none_or(|port| port == entry.port)
+                && scope.vid.is_none_or(|vid| vid == entry.vid)
+                && scope.mac.is_none_or(|mac| mac == entry.mac)
+        };
+        let mut page = Vec::new();
+        let mut next = Some(u32::try_from(start).unwrap_or(u32::MAX));
+        while let Some(start) = next
+            && page.len() < Fdb::PAGE_LEN
+        {
+            let (entries, after) = self.engine.ask(|reply| Command::FdbRead { start, reply })?;
+            page.extend(entries.into_iter().filter(is_wanted));
+            next = after;
+        }
+        page.sort_unstable_by_key(|entry| (entry.vid, entry.mac));
+        let entries = page.into_iter().map(|entry| {
             let port = self.ports.iter().find(|held| held.id == entry.port);
             FdbLine {
                 mac: entry.mac,
@@ -219,7 +213,7 @@ impl Supervisor {
                     .then(|| u64::try_from(entry.age.as_millis()).unwrap_or(u64::MAX)),
             }
         });
-        Ok(Response::Fdb(Fdb { entries: entries.collect(), next }))
+        Ok(Response::Fdb(Fdb { entries: entries.collect(), next: next.map(u64::from) }))
     }
 
     fn fdb_flush(&mut self, filter: &FdbFilter, statics: bool) -> Result<Response, ApplyError> {

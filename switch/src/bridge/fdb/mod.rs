@@ -268,6 +268,31 @@ impl Fdb {
             })
     }
 
+    /// The entries in places `start..start + len` that have not aged out, and
+    /// where to go on. An entry keeps its place for life, so that one which is
+    /// there throughout is in one page, however the others come and go.
+    pub fn page(&self, now: u64, start: u32, len: u32) -> (Vec<FdbEntry>, Option<u32>) {
+        let end = start.saturating_add(len).min(self.order.nodes_len());
+        let entry = |node: u32| {
+            let word = self.order.word(node)?;
+            let slot = self.index.slot(self.index.find(self.index.key_of(word))?);
+            // A place that was given back, whose address came again elsewhere.
+            if slot.node() != node || !self.is_live(slot, now) {
+                return None;
+            }
+            let (vid, mac) = address(word);
+            let age = Duration::from_millis(slot.age_ms(now));
+            Some(FdbEntry { vid, mac, port: slot.port(), kind: slot.kind(), age })
+        };
+        ((start..end).filter_map(entry).collect(), (end < self.order.nodes_len()).then_some(end))
+    }
+
+    /// Entries of `port`, static ones included.
+    pub fn port_len(&self, port: PortId) -> u32 {
+        let fixed = self.order.iter(Class::Fixed, port).count();
+        self.order.len(port) + u32::try_from(fixed).unwrap_or(u32::MAX)
+    }
+
     pub fn len(&self) -> u32 {
         self.len
     }

@@ -84,6 +84,17 @@ impl Order {
         })
     }
 
+    /// Nodes that were ever in use; those given back among them.
+    pub fn nodes_len(&self) -> u32 {
+        // At most 1,048,575 nodes.
+        u32::try_from(self.nodes.len()).unwrap_or(NONE)
+    }
+
+    /// The key that `node` has, or had before it was given back.
+    pub fn word(&self, node: u32) -> Option<u64> {
+        self.nodes.get(node as usize).map(|node| node.word)
+    }
+
     /// Adds a node as the youngest of a list.
     pub fn push(&mut self, class: Class, port: PortId, word: u64) -> u32 {
         let node = if self.free == NONE {

@@ -88,6 +88,18 @@ proptest! {
             }
             prop_assert_eq!(fdb.len() as usize, oracle.len());
             prop_assert_eq!(fdb.entries(0).count(), oracle.len());
+            let (mut paged, mut next) = (Vec::new(), Some(0));
+            while let Some(start) = next {
+                let (page, after) = fdb.page(0, start, 7);
+                paged.extend(page.iter().map(|entry| (entry.vid.get(), entry.mac.to_u64())));
+                next = after;
+            }
+            paged.sort_unstable();
+            let mut all: Vec<(u16, u64)> = oracle.keys().copied().collect();
+            all.sort_unstable();
+            prop_assert_eq!(paged, all, "each entry in one page");
+            let by_port: u32 = (0..4).map(|port| fdb.port_len(PortId::new(port))).sum();
+            prop_assert_eq!(by_port, fdb.len());
         }
     }
 }
