@@ -179,7 +179,7 @@ fn what_is_not_ours_is_never_touched() -> Result<()> {
     for (device, alias) in &others {
         ns.run(&format!("ip tuntap add {device} mode tap"))?;
         if !alias.is_empty() {
-            ns.command("ip").args(["link", "set", device, "alias", alias]).status()?;
+            vswitch_tests::netns::run(ns.command("ip").args(["link", "set", device, "alias", alias]))?;
         }
     }
     let shown = || -> Result<Vec<Value>> {

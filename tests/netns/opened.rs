@@ -14,6 +14,7 @@ use vswitch::port::{
 use vswitch_tests::clock::wait_for;
 use vswitch_tests::flow;
 use vswitch_tests::netns::Netns;
+use vswitch_tests::start;
 
 /// Time for anything that is bound to happen.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -137,7 +138,10 @@ impl Opened<'_> {
     pub(crate) fn close(self) -> CloseOutcome {
         let Opened { ns, port, device, .. } = self;
         drop(port);
-        ns.enter(|| device.close())
+        start::settled();
+        let outcome = ns.enter(|| device.close());
+        start::settled();
+        outcome
     }
 }
 

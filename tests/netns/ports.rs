@@ -349,7 +349,8 @@ fn tap_names_who_holds_it() -> Result<()> {
     let refusal = |spec| crate::opened::refusal(&ns, spec, &options("a"));
     // Somebody else's process, as QEMU would be.
     let mut command = ns.command("socat");
-    let mut holder = Held(command.args(["-u", "TUN,tun-type=tap,tun-name=t0,iff-up", "PIPE"]).spawn()?);
+    command.args(["-u", "TUN,tun-type=tap,tun-name=t0,iff-up", "PIPE"]);
+    let mut holder = Held(vswitch_tests::start::spawn(&mut command)?);
     ns.wait_running("t0")?;
     let text = refusal("tap:t0")?;
     let wanted = format!("socat {} holds t0; did you mean --port t0?", holder.0.id());

@@ -96,8 +96,8 @@ fn without(ns: &Netns, capabilities: &str, port: &str) -> Result<Output> {
     command.arg("--control").arg(dir.path().join("s"));
     // Should it start after all, it does not stay.
     command.env("XDG_RUNTIME_DIR", dir.path());
-    let mut child =
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn()?;
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut child = vswitch_tests::start::spawn(&mut command)?;
     let ended = vswitch_tests::clock::wait_until("it to end", crate::opened::SOON, || {
         matches!(child.try_wait(), Ok(Some(_)))
     });

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::clock::{Deadline, wait_for, wait_until};
 use crate::netns::Netns;
 use crate::process::end_child;
+use crate::start;
 
 /// iperf3's own port, 5201, as /proc/net/tcp writes it.
 const PORT_HEX: &str = ":1451 ";
@@ -25,7 +26,7 @@ impl Server {
     pub fn start(ns: &Netns) -> Result<Server> {
         let mut command = ns.command("iperf3");
         command.arg("-s").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = Server(command.spawn().context("iperf3 -s")?);
+        let server = Server(start::spawn(&mut command).context("iperf3 -s")?);
         wait_until("iperf3 to listen", Duration::from_secs(10), || is_listening(ns))?;
         Ok(server)
     }
@@ -80,7 +81,7 @@ fn attempt(from: &Netns, address: &str, bytes: &str, limit: Duration) -> Result<
     let mut command = from.command("iperf3");
     command.args(["-c", address, "-n", bytes, "-J", "--connect-timeout", "5000"]);
     command.stdin(Stdio::null()).stdout(out.reopen()?).stderr(Stdio::null());
-    let mut child = command.spawn().context("iperf3 -c")?;
+    let mut child = start::spawn(&mut command).context("iperf3 -c")?;
     let ended = wait_for(&format!("{bytes} to reach {address}"), limit, || child.try_wait().ok().flatten());
     if ended.is_err() {
         end_child(&mut child);

@@ -21,4 +21,5 @@ pub mod process;
 pub mod qemu;
 pub mod scenario;
 pub mod skip;
+pub mod start;
 mod sys;

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::clock::wait_until;
 pub use crate::link::Device;
+use crate::start;
 use crate::sys;
 
 /// Where `ip netns` keeps the names.
@@ -194,11 +195,9 @@ impl Netns {
     /// `ping` could not run or printed no summary.
     pub fn ping(&self, address: &str, count: u32) -> Result<u32> {
         // Its exit code only says whether all came.
-        let output = self
-            .command("ping")
-            .args(["-n", "-q", "-i", "0.02", "-W", "1", "-c", &count.to_string(), address])
-            .output()
-            .context("ping")?;
+        let mut command = self.command("ping");
+        command.args(["-n", "-q", "-i", "0.02", "-W", "1", "-c", &count.to_string(), address]);
+        let output = start::output(&mut command).context("ping")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let answers = text.split(',').find_map(|part| part.trim().strip_suffix(" received"));
         answers.and_then(|n| n.parse().ok()).with_context(|| {
@@ -227,7 +226,7 @@ pub fn veth(a: &Netns, name_a: &str, b: &Netns, name_b: &str) -> Result<()> {
 /// It could not start or did not exit with 0; the message has its stderr.
 pub fn run(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let output = command.stdin(Stdio::null()).output().with_context(|| shown.clone())?;
+    let output = start::output(command.stdin(Stdio::null())).with_context(|| shown.clone())?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{shown}: {}: {}", output.status, stderr.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

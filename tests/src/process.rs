@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::clock::{wait_for, wait_until};
 use crate::netns::Netns;
+use crate::start;
 
 /// Time that a switch has to become ready, or to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -100,7 +101,7 @@ impl Switch {
         // A Ctrl-C at the terminal is for us; we end the switch ourselves.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| program.display().to_string())?;
+        let mut child = start::spawn(&mut command).with_context(|| program.display().to_string())?;
         let stderr = Arc::new(Mutex::new(String::new()));
         let drained = child.stderr.take().map(|pipe| drain_lines(pipe, Arc::clone(&stderr)));
         let (ready_tx, ready_rx) = crossbeam_channel::bounded(1);
@@ -163,7 +164,7 @@ impl Switch {
     pub fn client(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.program);
         command.args(args).arg("--control").arg(&self.control).stdin(Stdio::null());
-        command.output().with_context(|| format!("vswitch {args:?}"))
+        start::output(&mut command).with_context(|| format!("vswitch {args:?}"))
     }
 
     /// Runs a client command with `--json` and returns its answer.
