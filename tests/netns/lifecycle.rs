@@ -140,6 +140,34 @@ fn a_held_tap_is_left_said_adopted_and_removed_in_the_end() -> Result<()> {
 }
 
 #[test]
+fn a_tap_without_carrier_is_still_its_guests() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::new("carrier")?;
+    let name = name("carrier");
+    let switch = start(&ns, &name, "--port t0")?;
+    let guest = Device::tap(&ns, "t0")?;
+    wait_state(&switch, "t0", PortState::Up)?;
+    // As somebody does who wants to see what the guest makes of it.
+    ns.run("ip link set t0 carrier off")?;
+    wait_state(&switch, "t0", PortState::Down)?;
+    let ended = switch.stop()?;
+    ensure!(ns.has("t0") && ended.stderr.contains("t0: left, "), "{}", ended.stderr);
+
+    // Nor does a start that does not want it take it away.
+    let switch = start(&ns, &name, "--port t1")?;
+    switch.wait_stderr("t0: left by an earlier run, and ", SOON)?;
+    let _ = switch.stop()?;
+    ensure!(ns.has("t0"));
+
+    drop(guest);
+    let switch = start(&ns, &name, "--port t1")?;
+    switch.wait_stderr("t0: removed, an earlier run left it", SOON)?;
+    let _ = switch.stop()?;
+    ensure!(!ns.has("t0") && !ns.has("t1"));
+    Ok(())
+}
+
+#[test]
 fn a16_what_a_killed_switch_left_is_removed_by_its_next_start() -> Result<()> {
     require!(root, tun);
     let ns = Netns::new("killed")?;

@@ -10,21 +10,40 @@ use super::alias::Alias;
 use super::isolate;
 use super::peer;
 use super::rtnl::Rtnl;
+use super::tun;
+
+/// How often an interface that is renamed meanwhile is looked at again.
+const RENAMES_MAX: u32 = 10;
 
 /// Removes a TAP of `switch` unless its descriptor is held; false if it is.
+///
+/// That it is held is learnt by trying to hold it: its carrier says less, since
+/// `ip link set NAME carrier off` takes that from under a guest. While we have
+/// it, no guest can take what is about to go.
 ///
 /// # Errors
 /// Whatever the kernel says.
 pub(super) fn remove_tap(ifindex: u32, switch: &Alias<'_>) -> io::Result<bool> {
     let mut rtnl = Rtnl::open()?;
-    match rtnl.find_index(ifindex)? {
-        // A TAP has a carrier as long as somebody holds the descriptor.
-        Some(found) if switch.same_switch(&found.alias) && found.carrier => Ok(false),
-        Some(found) if switch.same_switch(&found.alias) => rtnl.delete(ifindex).map(|()| true),
-        // Gone, moved by its user, who then owns it, or the number is another
-        // interface's now.
-        Some(_) | None => Ok(true),
+    for _ in 0..RENAMES_MAX {
+        let found = rtnl.find_index(ifindex)?.filter(|found| switch.same_switch(&found.alias));
+        // Gone, moved or marked by its user, who then owns it, or the number is
+        // another interface's now.
+        let Some(found) = found else { return Ok(true) };
+        let held = match tun::attach(&found.name, tun::PLAIN) {
+            Ok(fd) => fd,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(false),
+            // Out of descriptors, say: then the carrier must do.
+            Err(_) if found.carrier => return Ok(false),
+            Err(_) => return rtnl.delete(ifindex).map(|()| true),
+        };
+        // A name may have changed hands before we attached to it.
+        let now = rtnl.find_index(ifindex)?;
+        if now.is_some_and(|now| tun::name(&held).is_ok_and(|name| name == now.name)) {
+            return rtnl.delete(ifindex).map(|()| true);
+        }
     }
+    Err(io::Error::other("it is renamed faster than it can be followed"))
 }
 
 /// Removes TAPs and filters that a killed run of `owner`'s switch called

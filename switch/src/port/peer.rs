@@ -5,7 +5,8 @@
 //! without the right to look into a process it is not found, and without the
 //! right to copy its descriptor a namesake elsewhere may be taken for it.
 //!
-//! Deliberately absent: any decision. A TAP's carrier says whether it is held.
+//! Deliberately absent: any decision. Whether a TAP is held, `leftover` asks the
+//! kernel.
 
 use std::fs;
 use std::os::fd::AsFd as _;
