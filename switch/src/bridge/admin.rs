@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    Bridge, Counters, EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Move, PortId, PortSet,
-    PortSettings, Settings, Spread, Time,
+    Bridge, Counters, EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Move, PortId, PortSet,
+    PortSettings, Settings, Spread, Station, Time,
 };
 use crate::frame::{MacAddr, VlanId};
 
@@ -178,5 +178,34 @@ impl Bridge {
     pub fn sweep(&mut self, now: Time) -> Option<Time> {
         let wait = self.fdb.sweep(now.as_millis())?;
         Some(now.after(Duration::from_millis(wait)))
+    }
+}
+
+/// Copies of entries, by which somebody else forwards in the bridge's name. A
+/// copy is lent, and recalled as soon as the entry moves, goes or is replaced.
+impl Bridge {
+    /// What is known of a station, unless its entry has aged out.
+    pub fn station(&self, now: Time, vid: VlanId, mac: MacAddr) -> Option<Station> {
+        self.fdb.station(self.fdb.key(vid, mac), now.as_millis())
+    }
+
+    /// Notes that a copy of an entry is out, or that it is not any more.
+    pub fn set_lent(&mut self, vid: VlanId, mac: MacAddr, lent: Lent) {
+        self.fdb.set_lent(self.fdb.key(vid, mac), lent);
+    }
+
+    /// The addresses whose copies must be given back. Whoever lent them asks
+    /// after each call that can change an entry, and before anything that
+    /// follows from the change can be seen.
+    pub fn take_recalled(&mut self) -> impl Iterator<Item = (VlanId, MacAddr)> {
+        self.fdb.take_recalled()
+    }
+
+    /// Notes that a frame from `mac` came in by `port` at `then`, and was
+    /// forwarded by a copy. Refreshes what a frame seen here would have.
+    pub fn refresh(&mut self, vid: VlanId, mac: MacAddr, port: PortId, then: Time) {
+        if self.ports.settings(port).learning {
+            self.fdb.refresh(self.fdb.key(vid, mac), port, then.as_millis());
+        }
     }
 }

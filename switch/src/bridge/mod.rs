@@ -24,7 +24,9 @@ mod verdict;
 mod vlan;
 
 pub use counters::{Counters, PortCounters};
-pub use fdb::{AGEING_MAX, EntryKind, FDB_SIZE_MAX, FdbEntry, FdbError, FlushKinds, FlushScope, Spread};
+pub use fdb::{
+    AGEING_MAX, EntryKind, FDB_SIZE_MAX, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Spread, Station,
+};
 pub use moves::{MOVES_MAX, Move};
 pub use port_set::{PORTS_MAX, PortId, PortSet};
 pub use settings::{PortSettings, Settings};

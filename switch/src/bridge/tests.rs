@@ -4,6 +4,7 @@ use super::*;
 use crate::frame::MacAddr;
 use crate::offload::VnetHeader;
 use proptest::prelude::*;
+use std::time::Duration;
 
 const SECRET: [u64; 2] = [3, 5];
 
@@ -156,4 +157,120 @@ proptest! {
             prop_assert!(burst.fdb_entries(now).eq(single.fdb_entries(now)));
         }
     }
+}
+
+/// Anything that can change an entry.
+#[derive(Clone, Debug)]
+enum Change {
+    Frame { ingress: u8, src: u64 },
+    Pin { port: u8, mac: u64 },
+    Delete { mac: u64 },
+    Flush { port: u8 },
+    Limit { port: u8, max_macs: u32 },
+    Link { port: u8, up: bool },
+    Readd { port: u8 },
+    Configure { fdb_size: u32, ageing: u64 },
+    Sweep,
+    Pass { secs: u64 },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let (port, mac) = (0..3u8, 0x0200_0000_0001..0x0200_0000_0014u64);
+    prop_oneof![
+        12 => (port.clone(), mac.clone()).prop_map(|(ingress, src)| Change::Frame { ingress, src }),
+        1 => (port.clone(), mac.clone()).prop_map(|(port, mac)| Change::Pin { port, mac }),
+        2 => mac.prop_map(|mac| Change::Delete { mac }),
+        1 => port.clone().prop_map(|port| Change::Flush { port }),
+        1 => (port.clone(), 0..4u32).prop_map(|(port, max_macs)| Change::Limit { port, max_macs }),
+        1 => (port.clone(), any::<bool>()).prop_map(|(port, up)| Change::Link { port, up }),
+        1 => port.prop_map(|port| Change::Readd { port }),
+        1 => (4..20u32, 0..400u64).prop_map(|(fdb_size, ageing)| Change::Configure { fdb_size, ageing }),
+        2 => Just(Change::Sweep),
+        2 => (0..200u64).prop_map(|secs| Change::Pass { secs }),
+    ]
+}
+
+fn apply(bridge: &mut Bridge, now: &mut u64, change: &Change) {
+    let time = Time::from_secs(*now);
+    match *change {
+        Change::Frame { ingress, src } => drop(send(bridge, *now, ingress, src, 0x0200_0000_0099)),
+        Change::Pin { port: number, mac } => {
+            let mac = MacAddr::from_u64(mac);
+            let _ = bridge.fdb_add(time, VlanId::UNAWARE, mac, port(number), EntryKind::Static);
+        }
+        Change::Delete { mac } => drop(bridge.fdb_del(VlanId::UNAWARE, MacAddr::from_u64(mac))),
+        Change::Flush { port: number } => {
+            bridge.fdb_flush(&FlushScope { port: Some(port(number)), ..FlushScope::default() });
+        }
+        Change::Limit { port: number, max_macs } => {
+            bridge
+                .set_port(port(number), PortSettings { max_macs: Some(max_macs), ..PortSettings::default() });
+        }
+        Change::Link { port: number, up } => bridge.set_link(port(number), up),
+        Change::Readd { port: number } => {
+            bridge.remove_port(port(number));
+            bridge.add_port(port(number), PortSettings::default());
+            bridge.set_link(port(number), true);
+        }
+        Change::Configure { fdb_size, ageing } => {
+            let ageing = Duration::from_secs(ageing);
+            let _ = bridge.configure(time, Settings { fdb_size, ageing, ..Settings::default() });
+        }
+        Change::Sweep => drop(bridge.sweep(time)),
+        Change::Pass { secs } => *now += secs,
+    }
+}
+
+proptest! {
+    /// Who forwards by copies of entries, and gives back what is recalled,
+    /// never has a copy that the bridge would not make again.
+    #[test]
+    fn a_copy_that_is_not_recalled_is_true(changes in prop::collection::vec(change(), 1..300)) {
+        let mut bridge = bridge(3, Settings { fdb_size: 16, ..Settings::default() });
+        let mut copies = std::collections::BTreeMap::new();
+        let mut now = 0;
+        for (number, change) in changes.iter().enumerate() {
+            apply(&mut bridge, &mut now, change);
+            for (_, mac) in bridge.take_recalled() {
+                prop_assert!(copies.remove(&mac).is_some(), "{mac} was recalled twice");
+            }
+            for (mac, on) in &copies {
+                // At the start of time nothing has aged: only the sweep takes
+                // what has.
+                let station = bridge.station(Time::START, VlanId::UNAWARE, *mac);
+                prop_assert_eq!(station.map(|s| (s.port, s.lent)), Some((*on, Lent::Yes)), "{} {:?}", mac, change);
+            }
+            let known: Vec<FdbEntry> = bridge.fdb_entries(Time::from_secs(now)).collect();
+            let Some(entry) = known.get(number % known.len().max(1)) else { continue };
+            if let std::collections::btree_map::Entry::Vacant(place) = copies.entry(entry.mac) {
+                bridge.set_lent(entry.vid, entry.mac, Lent::Yes);
+                place.insert(entry.port);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_in_use_keeps_its_entry_young_and_only_its_own() {
+    let mut bridge = bridge(2, Settings::default());
+    let mac = 0x0200_0000_0001;
+    let known = |bridge: &Bridge, secs| {
+        bridge
+            .station(Time::from_secs(secs), VlanId::UNAWARE, MacAddr::from_u64(mac))
+            .map(|s| s.heard.as_secs())
+    };
+    send(&mut bridge, 10, 0, mac, 0x0200_0000_0002);
+    let refresh = |bridge: &mut Bridge, number, secs| {
+        bridge.refresh(VlanId::UNAWARE, MacAddr::from_u64(mac), port(number), Time::from_secs(secs));
+    };
+    refresh(&mut bridge, 0, 200);
+    assert_eq!(known(&bridge, 400), Some(200));
+    refresh(&mut bridge, 0, 100);
+    assert_eq!(known(&bridge, 400), Some(200), "older news is no news");
+    refresh(&mut bridge, 1, 300);
+    assert_eq!(known(&bridge, 400), Some(200), "another port's news is none of it");
+    bridge.set_port(port(0), PortSettings { learning: false, ..PortSettings::default() });
+    refresh(&mut bridge, 0, 300);
+    assert_eq!(known(&bridge, 400), Some(200), "a port that learns nothing refreshes nothing");
+    assert_eq!(known(&bridge, 501), None);
 }

@@ -32,6 +32,26 @@ pub struct FdbEntry {
     pub age: Duration,
 }
 
+/// Whether somebody forwards by a copy of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lent {
+    /// A copy is out, and is recalled when the entry changes.
+    Yes,
+    /// The bridge alone has it.
+    No,
+}
+
+/// A live entry, as whoever forwards by a copy of it needs to know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Station {
+    /// Port that the station is on.
+    pub port: PortId,
+    /// Whether a copy of the entry is out.
+    pub lent: Lent,
+    /// Since it was last refreshed (set, for static ones).
+    pub heard: Duration,
+}
+
 /// Whether a flush takes the entries that the operator set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum FlushKinds {

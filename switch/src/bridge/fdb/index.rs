@@ -14,7 +14,7 @@
 //! Deliberately absent: growth (the table has its final size from the start),
 //! and iteration (its order would depend on the secret).
 
-use super::{EntryKind, Spread};
+use super::{EntryKind, Lent, Spread};
 use crate::bridge::PortId;
 use crate::frame::{MacAddr, VlanId};
 
@@ -23,6 +23,8 @@ use crate::frame::{MacAddr, VlanId};
 const STAMP_BITS: u32 = 36;
 const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
 const NODE_MASK: u64 = (1 << 20) - 1;
+/// A copy of the entry is lent; see `Fdb::set_lent`.
+const LENT: u64 = 1 << 62;
 /// A slot is taken; part of every key, so that none equals an empty slot.
 const TAKEN: u64 = 1 << 63;
 const WORD_MASK: u64 = TAKEN | ((1 << 60) - 1);
@@ -69,7 +71,7 @@ pub(in crate::bridge) fn address(word: u64) -> (VlanId, MacAddr) {
 /// One place of the table; empty if all zero.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
-    /// The key's word, and the kind in the bits that it leaves free.
+    /// The key's word, with the kind and `LENT` in the bits that it leaves free.
     tag: u64,
     /// Port in the top eight bits, then twenty bits of node, then the stamp.
     state: u64,
@@ -91,14 +93,26 @@ impl Slot {
 
     #[inline]
     pub fn is_dynamic(&self) -> bool {
-        self.tag >> 60 == (TAKEN >> 60 | EntryKind::Dynamic as u64)
+        (self.tag & !LENT) >> 60 == (TAKEN >> 60 | EntryKind::Dynamic as u64)
     }
 
     pub fn kind(&self) -> EntryKind {
-        match self.tag >> 60 & 7 {
+        match self.tag >> 60 & 3 {
             2 => EntryKind::Static,
             3 => EntryKind::Sticky,
             _ => EntryKind::Dynamic,
+        }
+    }
+
+    #[inline]
+    pub fn is_lent(&self) -> bool {
+        self.tag & LENT != 0
+    }
+
+    pub fn set_lent(&mut self, lent: Lent) {
+        match lent {
+            Lent::Yes => self.tag |= LENT,
+            Lent::No => self.tag &= !LENT,
         }
     }
 
@@ -127,7 +141,7 @@ impl Slot {
     }
 
     #[inline]
-    fn word(&self) -> u64 {
+    pub fn word(&self) -> u64 {
         self.tag & WORD_MASK
     }
 }

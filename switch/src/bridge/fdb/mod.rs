@@ -23,7 +23,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Spread};
+pub use entry::{EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Spread, Station};
 pub(super) use index::Key;
 
 use index::{Index, Slot, address};
@@ -47,6 +47,10 @@ const SWEEP_MAX: usize = 256;
 
 /// Ticks in the ageing time, at least.
 const TICKS: u64 = 64;
+
+/// Entries that can be recalled at a time without asking for memory: two for
+/// each frame of a burst (a move, and what it pushed out).
+const RECALLS: usize = 2 * super::BURST;
 
 /// What learning a source came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +78,8 @@ pub(super) struct Fdb {
     tick_shift: u32,
     /// A port with fewer dynamic entries may replace others' in a full table.
     share: u32,
+    /// Words of lent entries that have changed since they were asked for.
+    recalled: Vec<u64>,
 }
 
 impl fmt::Debug for Fdb {
@@ -98,6 +104,7 @@ impl Fdb {
             ageing_ms: 0,
             tick_shift: 0,
             share: capacity,
+            recalled: Vec::with_capacity(RECALLS),
         };
         fdb.set_ageing(ageing);
         fdb
@@ -119,6 +126,36 @@ impl Fdb {
     pub fn look_up(&self, key: Key, now: u64) -> Option<PortId> {
         let slot = self.index.slot(self.index.find(key)?);
         if self.is_live(slot, now) { Some(slot.port()) } else { None }
+    }
+
+    /// What is known of `key`, unless it has aged out.
+    pub fn station(&self, key: Key, now: u64) -> Option<Station> {
+        let slot = self.index.slot(self.index.find(key)?);
+        let lent = if slot.is_lent() { Lent::Yes } else { Lent::No };
+        let heard = Duration::from_millis(slot.age_ms(now));
+        self.is_live(slot, now).then(|| Station { port: slot.port(), lent, heard })
+    }
+
+    /// Notes whether somebody keeps a copy of the entry of `key`, which is to be
+    /// recalled when it changes.
+    pub fn set_lent(&mut self, key: Key, lent: Lent) {
+        if let Some(at) = self.index.find(key) {
+            self.index.slot_mut(at).set_lent(lent);
+        }
+    }
+
+    /// Lent entries that have changed or gone, which makes them lent no more.
+    pub fn take_recalled(&mut self) -> impl Iterator<Item = (VlanId, MacAddr)> {
+        self.recalled.drain(..).map(address)
+    }
+
+    /// Notes that `key` was heard on `port` at `then`, as learning it then
+    /// would have, if it is still there.
+    pub fn refresh(&mut self, key: Key, port: PortId, then: u64) {
+        let Some(slot) = self.index.find(key).map(|at| self.index.slot(at)) else { return };
+        if slot.port() == port && self.is_live(slot, then) {
+            self.learn(key, port, u32::MAX, then);
+        }
     }
 
     /// The port to which the operator bound `key`.
@@ -167,6 +204,7 @@ impl Fdb {
         }
         // Reclaiming may have shifted the entry.
         let Some(at) = self.index.find(key) else { return Learned::Refused };
+        self.recall(at);
         self.order.relink((Class::Dynamic, from), (Class::Dynamic, port), slot.node());
         *self.index.slot_mut(at) = Slot::new(key, EntryKind::Dynamic, port, slot.node(), now);
         Learned::Moved(from)
@@ -338,12 +376,16 @@ impl Fdb {
         }
         while self.len > capacity && self.evict() {}
         let mut new = Fdb::new(capacity, Duration::from_millis(self.ageing_ms), self.index.secret());
+        new.recalled = std::mem::take(&mut self.recalled);
         for port in super::PortSet::ALL.iter() {
             for class in [Class::Fixed, Class::Dynamic] {
                 for word in self.order.iter(class, port) {
                     let key = self.index.key_of(word);
                     let Some(at) = self.index.find(key) else { continue };
                     let slot = self.index.slot(at);
+                    if slot.is_lent() {
+                        new.recalled.push(slot.word());
+                    }
                     let then = now.wrapping_sub(slot.age_ms(now));
                     new.insert(new.index.key_of(word), slot.kind(), port, then);
                 }
@@ -365,7 +407,16 @@ impl Fdb {
         self.fixed += u32::from(class(kind) == Class::Fixed);
     }
 
+    /// The entry at `at` changes: whoever has a copy must give it back.
+    fn recall(&mut self, at: usize) {
+        let slot = self.index.slot(at);
+        if slot.is_lent() {
+            self.recalled.push(slot.word());
+        }
+    }
+
     fn remove(&mut self, at: usize) {
+        self.recall(at);
         let slot = *self.index.slot(at);
         let class = class(slot.kind());
         self.index.remove(at);
