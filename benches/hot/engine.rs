@@ -28,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new(ports: usize) -> Bench {
-        let tuning = Tuning { busy_poll: Duration::from_millis(1), pad_runts: false };
+        let tuning = Tuning { busy_poll: Duration::from_millis(1), pad_runts: false, fast_path: true };
         let (engine, handle) = Engine::new(Settings::default(), tuning, [1, 2], None).expect("epoll");
         let thread = Some(std::thread::spawn(move || drop(engine.run().expect("epoll"))));
         let link = Link { up: true, mtu: 1500, offloads: Offloads::ALL };

@@ -63,7 +63,7 @@ pub enum ClientCommand {
     /// Add, remove, change or describe ports.
     #[command(subcommand)]
     Port(PortCommand),
-    /// Change a running switch: ageing, transparent, pad_runts, busy_poll.
+    /// Change a running switch: ageing, transparent, pad_runts, busy_poll, fast_path.
     Set {
         /// As ageing=60s.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = pair)]
@@ -251,6 +251,9 @@ pub struct RunArgs {
     /// Spin this long after the last frame before sleeping [default: 50us, on one core 0s].
     #[arg(long, value_name = "TIME")]
     pub busy_poll: Option<String>,
+    /// Let the kernel forward between known stations, where it can [default: on].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fast_path: Option<String>,
     /// Keep ports apart from the host's own stack: auto, clsact, off [default: auto].
     #[arg(long, value_name = "HOW")]
     pub isolation: Option<String>,
@@ -271,6 +274,7 @@ impl Config {
             ("transparent", &args.transparent),
             ("pad_runts", &args.pad_runts),
             ("busy_poll", &args.busy_poll),
+            ("fast_path", &args.fast_path),
             ("isolation", &args.isolation),
         ];
         let keys = keys.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();

@@ -57,6 +57,7 @@ fn settings(show: &Show) -> String {
         ["transparent".to_owned(), show.transparent.to_string()],
         ["pad_runts".to_owned(), show.pad_runts.to_string()],
         ["busy_poll".to_owned(), plain(&show.busy_poll)],
+        ["fast_path".to_owned(), show.fast_path.to_string()],
     ];
     format!("{}\n{}", plain(&show.name), indent(&table(rows)))
 }
@@ -95,6 +96,7 @@ fn port(port: &PortDetail) -> String {
         ["state".to_owned(), state],
         ["peer".to_owned(), plain(&line.peer)],
         ["isolation".to_owned(), plain(&line.isolation)],
+        ["fast_path".to_owned(), line.fast_path.to_string()],
         ["offloads".to_owned(), plain(&port.offloads)],
         ["macs".to_owned(), port.macs.to_string()],
         ["rx".to_owned(), line.rx.to_string()],
@@ -288,8 +290,7 @@ mod tests {
         let (answer, ..) = examples();
         let request = Request::Set { keys: Default::default() };
         let text = reply(&request, &Response::Show(answer));
-        let expected =
-            "default\n  ageing       300s\n  transparent  false\n  pad_runts    false\n  busy_poll    50us\n";
+        let expected = "default\n  ageing       300s\n  transparent  false\n  pad_runts    false\n  busy_poll    50us\n  fast_path    true\n";
         assert_eq!(text, expected);
     }
 
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!(
             reply(&Request::PortShow { name: None }, &Response::Ports(ports)),
             "tap0\n  spec       tap0\n  kind       netdev\n  state      up\n  peer       qemu-system-x86 4242\n  \
-             isolation  tcx\n  offloads   csum tso4\n  macs       1\n  rx         412\n  tx         398\n  \
+             isolation  tcx\n  fast_path  true\n  offloads   csum tso4\n  macs       1\n  rx         412\n  tx         398\n  \
              drops      0\n  isolated   false\n"
         );
         let mut entries = answer.entries;

@@ -17,11 +17,12 @@ use anyhow::Context as _;
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::{Config, Invoker};
+use crate::config::{Config, Invoker, Isolation};
 use crate::control::{Lock, Server};
-use crate::engine::{Closed, Engine, Tuning};
+use crate::engine::{Closed, Engine};
 use crate::port::watch::Watcher;
-use crate::supervisor::Supervisor;
+use crate::port::{FastPath, FastTable};
+use crate::supervisor::{self, Supervisor};
 
 const SIGNALS: Token = Token(0);
 const REPORTS: Token = Token(1);
@@ -47,14 +48,18 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let _lock = Lock::take(&Invoker::from_env().lock(&config.name), &config.control, config.owner)?;
     let mut server = Server::bind(&config.control, config.owner, poll.registry(), SERVER)?;
 
-    let tuning = Tuning { busy_poll: config.busy_poll, pad_runts: config.pad_runts };
+    let tuning = supervisor::tuning(&config);
     let (engine, handle) = Engine::new(config.settings, tuning, secret(), Some(Arc::clone(&waker)))?;
+    let (engine, fast) = match fast_path(&config) {
+        Some((fast, table)) => (engine.with_fast_path(table), Some(fast)),
+        None => (engine, None),
+    };
     let data = thread::Builder::new().name("data".to_owned()).spawn(move || {
         // Dropped last: this thread then learns that the data thread is gone.
         let _wake = WakeAtEnd(waker);
         engine.run()
     })?;
-    let mut supervisor = Supervisor::new(&config, run_id(), handle);
+    let mut supervisor = Supervisor::new(&config, run_id(), handle, fast);
 
     let outcome = start(&mut supervisor, &mut links, config)
         .and_then(|()| serve(&mut poll, &mut signals, &mut links, &mut server, &mut supervisor));
@@ -174,6 +179,18 @@ impl Drop for WakeAtEnd {
         // If even this fails, the next command finds out.
         let _ = self.0.wake();
     }
+}
+
+/// The kernel's fast path, if this kernel and our rights allow it. Without it
+/// everything works, and every frame comes through here.
+fn fast_path(config: &Config) -> Option<(FastPath, FastTable)> {
+    // Its programs take the place of the isolation's.
+    if config.isolation != Isolation::Auto {
+        return None;
+    }
+    FastPath::new(config.settings.fdb_size)
+        .inspect_err(|error| tracing::info!("no fast path in the kernel: {error}"))
+        .ok()
 }
 
 /// Keys the FDB's hash: nobody who sends frames can know it.

@@ -7,6 +7,7 @@
 mod lan;
 mod opened;
 
+mod fast;
 mod faults;
 mod hostile;
 mod isolation;

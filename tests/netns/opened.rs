@@ -48,6 +48,7 @@ pub(crate) fn options(switch: &str) -> OpenOptions {
         mtu: None,
         takeover: false,
         isolation: IsolationMode::Auto,
+        fast: None,
     }
 }
 

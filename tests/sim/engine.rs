@@ -57,7 +57,7 @@ struct Rig {
 
 impl Rig {
     fn new(isolated: &[bool]) -> Rig {
-        let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false };
+        let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true };
         let (engine, handle) = Engine::new(Settings::default(), tuning, [1, 2], None).unwrap();
         let allocated: &AtomicU64 = Box::leak(Box::default());
         let thread = std::thread::spawn(move || {

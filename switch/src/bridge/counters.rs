@@ -30,6 +30,10 @@ pub struct PortCounters {
     pub refused: [u64; Refusal::COUNT],
     /// Frames made here out of super-frames, for want of the peer's help.
     pub segments: u64,
+    /// Of the frames received, those that the kernel's fast path forwarded.
+    pub rx_fast: u64,
+    /// Of the copies sent, those that the kernel's fast path sent.
+    pub tx_fast: u64,
     /// Addresses learned.
     pub learned: u64,
     /// Addresses that came here from another port.
@@ -53,6 +57,8 @@ impl PortCounters {
         tx_bytes: 0,
         refused: [0; Refusal::COUNT],
         segments: 0,
+        rx_fast: 0,
+        tx_fast: 0,
         learned: 0,
         moved: 0,
         not_learned: 0,
@@ -87,6 +93,8 @@ impl PortCounters {
             tx_bytes,
             refused,
             segments,
+            rx_fast,
+            tx_fast,
             learned,
             moved,
             not_learned,
@@ -99,6 +107,8 @@ impl PortCounters {
         self.tx += tx;
         self.tx_bytes += tx_bytes;
         self.segments += segments;
+        self.rx_fast += rx_fast;
+        self.tx_fast += tx_fast;
         self.learned += learned;
         self.moved += moved;
         self.not_learned += not_learned;
@@ -134,6 +144,27 @@ impl Counters {
     #[inline]
     pub fn port(&self, port: PortId) -> &PortCounters {
         &self.ports[port.index()]
+    }
+
+    /// Counts frames that somebody else forwarded from one port to another in
+    /// the bridge's name; a port that is gone counts among the retired.
+    pub fn count_passed(&mut self, from: Option<PortId>, to: Option<PortId>, frames: u64, bytes: u64) {
+        let Counters { ports, retired } = self;
+        let mut of = |port: Option<PortId>, count: &dyn Fn(&mut PortCounters)| {
+            count(port.map_or(&mut *retired, |port| &mut ports[port.index()]));
+        };
+        of(from, &|counters| {
+            counters.rx += frames;
+            counters.rx_bytes += bytes;
+            counters.forwarded += frames;
+            counters.rx_fast += frames;
+        });
+        of(to, &|counters| {
+            counters.copies += frames;
+            counters.tx += frames;
+            counters.tx_bytes += bytes;
+            counters.tx_fast += frames;
+        });
     }
 
     /// The counters of `port`, to count in.

@@ -28,6 +28,8 @@ pub enum Change {
     PadRunts(bool),
     /// The spin before sleeping.
     BusyPoll(Duration),
+    /// Whether the kernel forwards between known stations.
+    FastPath(bool),
     /// Set what an open port can change.
     SetPort {
         /// The port.
@@ -73,6 +75,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     }
     if old.busy_poll != new.busy_poll {
         changes.push(Change::BusyPoll(new.busy_poll));
+    }
+    if old.fast_path != new.fast_path {
+        changes.push(Change::FastPath(new.fast_path));
     }
     for port in &new.ports {
         let Some(was) = old.port(&port.name).filter(|_| !replaced(&port.name)) else { continue };
@@ -135,6 +140,7 @@ mod tests {
             Change::RemovePort(name) => format!("-{name}"),
             Change::Settings(settings) => format!("ageing={}", settings.ageing.as_secs()),
             Change::PadRunts(on) => format!("pad_runts={on}"),
+            Change::FastPath(on) => format!("fast_path={on}"),
             Change::BusyPoll(spin) => format!("busy_poll={}", spin.as_micros()),
             Change::SetPort { name, flags, mtu } => format!("{name}:isolated={},mtu={mtu:?}", flags.isolated),
             Change::AddPort(port) => format!("+{}", port.name),
@@ -153,11 +159,12 @@ mod tests {
         new.settings.ageing = Duration::from_secs(10);
         new.settings.fdb_size = 100;
         new.pad_runts = true;
+        new.fast_path = false;
         new.isolation = super::super::Isolation::Off;
         new.name = "other".to_owned();
         assert_eq!(
             words(&new.empty(), &new),
-            format!("ageing=10 pad_runts=true busy_poll=50 +tap0 +t1 +{A}@tap0"),
+            format!("ageing=10 pad_runts=true busy_poll=50 fast_path=false +tap0 +t1 +{A}@tap0"),
             "what needs a restart is there from the start"
         );
         assert_eq!(diff(&new, &new), []);

@@ -26,11 +26,21 @@ pub const PORT_KEYS: &[&str] = &[
 ];
 
 /// Keys of `[switch]`.
-pub const SWITCH_KEYS: &[&str] =
-    &["name", "control", "owner", "ageing", "fdb_size", "transparent", "pad_runts", "busy_poll", "isolation"];
+pub const SWITCH_KEYS: &[&str] = &[
+    "name",
+    "control",
+    "owner",
+    "ageing",
+    "fdb_size",
+    "transparent",
+    "pad_runts",
+    "busy_poll",
+    "fast_path",
+    "isolation",
+];
 
 /// Keys of `[switch]` that a running switch can change.
-pub const LIVE_KEYS: &[&str] = &["ageing", "transparent", "pad_runts", "busy_poll"];
+pub const LIVE_KEYS: &[&str] = &["ageing", "transparent", "pad_runts", "busy_poll", "fast_path"];
 
 /// The longest ageing time: the bound of 802.1Q table 8-6.
 const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
@@ -128,6 +138,7 @@ pub(super) fn set_switch_key(config: &mut Config, key: &str, value: &Value) -> R
         "transparent" => config.settings.transparent = value.bool(key)?,
         "pad_runts" => config.pad_runts = value.bool(key)?,
         "busy_poll" => config.busy_poll = value.duration(key, BUSY_POLL_MAX)?,
+        "fast_path" => config.fast_path = value.bool(key)?,
         "isolation" => config.isolation = isolation(value)?,
         _ => return Err(unknown_key(key, SWITCH_KEYS, "in [switch]")),
     }

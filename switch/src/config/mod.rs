@@ -52,6 +52,8 @@ pub struct Config {
     pub pad_runts: bool,
     /// How long to spin after the last frame before sleeping.
     pub busy_poll: Duration,
+    /// Let the kernel forward between known stations of `netdev` ports.
+    pub fast_path: bool,
     /// How `netdev` ports are kept apart from the host's own stack.
     pub isolation: Isolation,
     /// Ports, in the order of their creation.
@@ -121,6 +123,7 @@ impl Config {
             settings: Settings::default(),
             pad_runts: false,
             busy_poll: invoker.busy_poll(),
+            fast_path: true,
             isolation: Isolation::Auto,
             ports: Vec::new(),
             fdb: Vec::new(),
@@ -138,6 +141,7 @@ impl Config {
             settings: Settings { fdb_size: self.settings.fdb_size, ..Settings::default() },
             pad_runts: false,
             busy_poll: Duration::ZERO,
+            fast_path: true,
             isolation: self.isolation,
             ports: Vec::new(),
             fdb: Vec::new(),

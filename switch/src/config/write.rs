@@ -18,7 +18,7 @@ impl Config {
         let _ = write!(
             text,
             "]\n\n[switch]\nname = {}\ncontrol = {}\nowner = {}\nageing = \"{}\"\nfdb_size = {}\n\
-             transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nisolation = \"{}\"\n",
+             transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nfast_path = {}\nisolation = \"{}\"\n",
             quoted(&self.name),
             quoted(&self.control.to_string_lossy()),
             self.owner,
@@ -27,6 +27,7 @@ impl Config {
             settings.transparent,
             self.pad_runts,
             duration_text(self.busy_poll),
+            self.fast_path,
             self.isolation.name(),
         );
         for entry in &self.fdb {

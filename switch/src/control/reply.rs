@@ -32,6 +32,8 @@ pub struct Show {
     pub pad_runts: bool,
     /// With its unit: `50us`.
     pub busy_poll: String,
+    /// Whether the kernel may forward between known stations.
+    pub fast_path: bool,
     /// In the order of their creation.
     pub ports: Vec<PortLine>,
     /// What its user should know: duplicate MACs, losses, missing rights.
@@ -62,6 +64,8 @@ pub struct PortLine {
     /// How the port is kept apart from the host's stack: `tcx`, `clsact`,
     /// `none`; empty for kinds that need nothing.
     pub isolation: String,
+    /// Whether the kernel may forward its frames to other such ports, and back.
+    pub fast_path: bool,
 }
 
 /// Whether a port carries frames.
@@ -170,6 +174,7 @@ pub(crate) fn examples() -> (Show, super::Stats, Ports, Fdb) {
         drops,
         peer: "qemu-system-x86 4242".to_owned(),
         isolation: "tcx".to_owned(),
+        fast_path: true,
     };
     let show = Show {
         name: "default".to_owned(),
@@ -184,6 +189,7 @@ pub(crate) fn examples() -> (Show, super::Stats, Ports, Fdb) {
         transparent: false,
         pad_runts: false,
         busy_poll: "50us".to_owned(),
+        fast_path: true,
         ports: vec![line("tap0", 412, 398, 0), line("tap1", 399, 411, 0)],
         warnings: vec!["52:54:00:12:34:57 moved between tap0 and tap1 38 times".to_owned()],
     };

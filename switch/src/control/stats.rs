@@ -60,6 +60,10 @@ pub struct PortStats {
     pub refused: BTreeMap<String, u64>,
     /// Frames made out of super-frames.
     pub segments: u64,
+    /// Of `rx`, frames that the kernel's fast path forwarded.
+    pub rx_fast: u64,
+    /// Of `tx`, copies that the kernel's fast path sent.
+    pub tx_fast: u64,
     /// Addresses learned.
     pub learned: u64,
     /// Addresses that came here from another port.
@@ -92,6 +96,8 @@ impl PortStats {
             tx_bytes: counters.tx_bytes,
             refused: refused.collect(),
             segments: counters.segments,
+            rx_fast: counters.rx_fast,
+            tx_fast: counters.tx_fast,
             learned: counters.learned,
             moved: counters.moved,
             not_learned: counters.not_learned,
@@ -117,7 +123,7 @@ impl PortStats {
     }
 
     /// Counters with one number each, by name, in the order of tables.
-    pub fn numbers(&self) -> [(&'static str, u64); 13] {
+    pub fn numbers(&self) -> [(&'static str, u64); 15] {
         [
             ("rx", self.rx),
             ("rx_bytes", self.rx_bytes),
@@ -126,6 +132,8 @@ impl PortStats {
             ("tx", self.tx),
             ("tx_bytes", self.tx_bytes),
             ("segments", self.segments),
+            ("rx_fast", self.rx_fast),
+            ("tx_fast", self.tx_fast),
             ("learned", self.learned),
             ("moved", self.moved),
             ("not_learned", self.not_learned),
@@ -149,6 +157,8 @@ impl PortStats {
             tx_bytes,
             refused,
             segments,
+            rx_fast,
+            tx_fast,
             learned,
             moved,
             not_learned,
@@ -163,6 +173,8 @@ impl PortStats {
         self.tx += tx;
         self.tx_bytes += tx_bytes;
         self.segments += segments;
+        self.rx_fast += rx_fast;
+        self.tx_fast += tx_fast;
         self.learned += learned;
         self.moved += moved;
         self.not_learned += not_learned;
@@ -212,15 +224,17 @@ mod tests {
             tx_bytes: 8,
             refused: [9; Refusal::COUNT],
             segments: 10,
-            learned: 11,
-            moved: 12,
-            not_learned: 13,
-            spoofed: 14,
+            rx_fast: 11,
+            tx_fast: 12,
+            learned: 13,
+            moved: 14,
+            not_learned: 15,
+            spoofed: 16,
         };
-        let mut stats = PortStats::new("a", &all_one, Losses { rx_missed: 15, tx_lost: 16 });
+        let mut stats = PortStats::new("a", &all_one, Losses { rx_missed: 17, tx_lost: 18 });
         stats.add(&stats.clone());
         let numbers = stats.numbers().map(|(_, number)| number);
-        assert_eq!(numbers, [2, 4, 6, 12, 14, 16, 20, 22, 24, 26, 28, 30, 32]);
+        assert_eq!(numbers, [2, 4, 6, 12, 14, 16, 20, 22, 24, 26, 28, 30, 32, 34, 36]);
         assert!(stats.drops.values().all(|n| *n == 8) && stats.drops.contains_key("bad_source"));
         assert!(stats.refused.values().all(|n| *n == 18) && stats.refused.contains_key("oversize"));
         assert!(stats.reserved.values().all(|n| *n == 10) && stats.reserved.len() == 16);

@@ -19,6 +19,8 @@ pub struct Tuning {
     pub busy_poll: Duration,
     /// Fill frames under 60 bytes with zeroes on their way out.
     pub pad_runts: bool,
+    /// Let the kernel forward between stations that are known.
+    pub fast_path: bool,
 }
 
 /// An order to the data thread, carried out between two turns.

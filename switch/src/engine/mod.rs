@@ -11,6 +11,7 @@
 mod clock;
 mod command;
 mod egress;
+mod fast;
 mod handle;
 mod obey;
 #[cfg(test)]
@@ -28,9 +29,10 @@ use mio::{Events, Poll, Token, Waker};
 use std::sync::Arc;
 
 use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Time, Verdict};
-use crate::port::{BURST_FRAMES, Burst, Fault, Finisher, Link, Losses, Port, Rx, Slots};
+use crate::port::{BURST_FRAMES, Burst, FastTable, Fault, Finisher, Link, Losses, Port, Rx, Slots};
 use clock::Clock;
 use egress::Egress;
+use fast::Fast;
 
 /// Ports use their numbers as tokens; this one is the control thread's call.
 const WAKE: Token = Token(PORTS_MAX);
@@ -65,6 +67,8 @@ pub struct Engine {
     /// between turns.
     masks: Box<[u64; PORTS_MAX]>,
     tuning: Tuning,
+    /// The kernel's fast path, if it has one.
+    fast: Option<Fast>,
     commands: Receiver<Command>,
     reports: Sender<Report>,
     control: Option<Arc<Waker>>,
@@ -97,6 +101,7 @@ impl Engine {
             finisher: Finisher::new(),
             masks: Box::new([0; PORTS_MAX]),
             tuning,
+            fast: None,
             commands,
             reports,
             control,
@@ -104,6 +109,17 @@ impl Engine {
             stopping: false,
         };
         Ok((engine, Handle::new(commands_in, waker, reports_out)))
+    }
+
+    /// Lets the kernel forward what `table` holds, as far as
+    /// [`Tuning::fast_path`] allows.
+    #[must_use]
+    pub fn with_fast_path(mut self, table: FastTable) -> Engine {
+        let mut fast = Fast::new(table);
+        fast.enable(self.tuning.fast_path);
+        fast.set_padding(self.tuning.pad_runts);
+        self.fast = Some(fast);
+        self
     }
 
     /// Runs until [`Command::Stop`]; returns what is left to close and count.
@@ -127,11 +143,15 @@ impl Engine {
             if self.round(now) {
                 last_frame = now;
             }
+            if let Some(fast) = self.fast.as_mut() {
+                fast.settle();
+            }
             if now >= next_tick {
                 next_tick = now.after(self.tick(now));
             }
         }
         self.drain(&mut events)?;
+        self.count_fast();
         let snapshot = self.snapshot(self.clock.now());
         let ports = self.ports.iter_mut().filter_map(|slot| slot.as_mut()?.port.take()).collect();
         Ok(Closed { snapshot, ports })
@@ -182,6 +202,11 @@ impl Engine {
         if any {
             let mut verdicts = ArrayVec::<Verdict, BURST_FRAMES>::new();
             self.bridge.forward_burst(now, id, frames, &mut verdicts);
+            if let Some(fast) = self.fast.as_mut() {
+                // Before any of these frames is sent, and with it what it taught.
+                fast.recall(&mut self.bridge);
+                fast.consider(&mut self.bridge, now, id, frames, &verdicts);
+            }
             let touched = group(&verdicts, &mut self.masks);
             for egress in touched.iter() {
                 let mask = std::mem::take(&mut self.masks[egress.index()]);
@@ -232,6 +257,7 @@ impl Engine {
             slot.link.up = false;
             self.bridge.set_link(id, false);
         }
+        self.update_fast(id);
         // A full channel loses nothing that matters: the control thread reads
         // every device's state again when it catches up.
         let _ = self.reports.try_send(Report::Fault { id, fault });
@@ -242,7 +268,21 @@ impl Engine {
 
     /// Ageing and loss counters; returns when to come again.
     fn tick(&mut self, now: Time) -> Duration {
-        if self.bridge.sweep(now).is_some_and(|next| next <= now) {
+        let mut tick = TICK;
+        if let Some(fast) = self.fast.as_mut() {
+            // Whose frames do not come here must not age for that.
+            if fast.refresh(&mut self.bridge, now) {
+                return SWEEP_PAUSE;
+            }
+            if fast.is_used() {
+                tick = tick.min(self.bridge.settings().ageing / 4).max(SWEEP_PAUSE);
+            }
+        }
+        let more = self.bridge.sweep(now).is_some_and(|next| next <= now);
+        if let Some(fast) = self.fast.as_mut() {
+            fast.recall(&mut self.bridge);
+        }
+        if more {
             return SWEEP_PAUSE;
         }
         for slot in self.ports.iter_mut().flatten() {
@@ -250,7 +290,22 @@ impl Engine {
                 slot.losses = port.losses();
             }
         }
-        TICK
+        tick
+    }
+
+    /// Makes the fast path fit what `id` has become.
+    fn update_fast(&mut self, id: PortId) {
+        if let Some(fast) = self.fast.as_mut() {
+            fast.look_at(&mut self.bridge, id, self.ports[id.index()].as_ref());
+            fast.recall(&mut self.bridge);
+        }
+    }
+
+    /// Counts what the kernel has forwarded until now.
+    fn count_fast(&mut self) {
+        if let Some(fast) = self.fast.as_mut() {
+            fast.count(&mut self.bridge);
+        }
     }
 
     fn drain(&mut self, events: &mut Events) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io;
 
 use mio::Token;
 
-use super::{Command, Engine, PortSnapshot, Slot, Snapshot};
+use super::{Command, Engine, PortSnapshot, Slot, Snapshot, Tuning};
 use crate::bridge::{PortId, Time};
 use crate::port::{Link, Losses, Offloads, Port};
 
@@ -29,15 +29,19 @@ impl Engine {
             Command::RemovePort { id, reply } => {
                 let port = self.take_device(id);
                 self.ports[id.index()] = None;
+                self.update_fast(id);
                 self.bridge.remove_port(id);
                 let _ = reply.send(port);
             }
-            Command::SetPort { id, settings } => self.bridge.set_port(id, settings),
+            Command::SetPort { id, settings } => {
+                self.bridge.set_port(id, settings);
+                self.update_fast(id);
+            }
             Command::SetLink { id, up, mtu } => self.set_link(id, up, mtu),
             Command::Configure { settings, tuning, reply } => {
                 let outcome = self.bridge.configure(now, settings);
                 if outcome.is_ok() {
-                    self.tuning = tuning;
+                    self.set_tuning(tuning);
                 }
                 let _ = reply.send(outcome);
             }
@@ -54,9 +58,23 @@ impl Engine {
                 let _ = reply.send(self.bridge.fdb_page(now, start, FDB_CHUNK));
             }
             Command::Read { reply } => {
+                self.count_fast();
                 let _ = reply.send(self.snapshot(now));
             }
             Command::Stop => self.stopping = true,
+        }
+        if let Some(fast) = self.fast.as_mut() {
+            fast.recall(&mut self.bridge);
+        }
+    }
+
+    fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+        let Some(fast) = self.fast.as_mut() else { return };
+        fast.enable(tuning.fast_path);
+        fast.set_padding(tuning.pad_runts);
+        for id in self.bridge.ports().iter() {
+            self.update_fast(id);
         }
     }
 
@@ -71,6 +89,7 @@ impl Engine {
         self.put_device(id, port).inspect_err(|_| {
             self.bridge.remove_port(id);
             self.ports[id.index()] = None;
+            self.update_fast(id);
         })
     }
 
@@ -87,6 +106,7 @@ impl Engine {
         let Some(mut port) = port else {
             slot.link = ABSENT;
             self.bridge.set_link(id, false);
+            self.update_fast(id);
             return Ok(());
         };
         port.register(self.poll.registry(), Token(id.index()))?;
@@ -94,6 +114,7 @@ impl Engine {
         self.bridge.set_link(id, slot.link.up);
         slot.port = Some(port);
         self.ready.insert(id);
+        self.update_fast(id);
         Ok(())
     }
 
@@ -102,6 +123,7 @@ impl Engine {
         let mut port = self.ports[id.index()].as_mut()?.port.take()?;
         // A device that is gone left epoll by itself.
         let _ = port.deregister(self.poll.registry());
+        self.update_fast(id);
         Some(port)
     }
 
@@ -111,6 +133,7 @@ impl Engine {
         slot.link = Link { up, mtu, ..slot.link };
         port.set_link(slot.link);
         self.bridge.set_link(id, up);
+        self.update_fast(id);
         // Whatever the fault was, frames may be waiting behind it.
         self.ready.insert(id);
     }

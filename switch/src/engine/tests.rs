@@ -64,7 +64,7 @@ impl Rig {
 }
 
 fn tuning() -> Tuning {
-    Tuning { busy_poll: Duration::ZERO, pad_runts: false }
+    Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true }
 }
 
 fn frame(dst: u8, src: u8, len: usize) -> Vec<u8> {

@@ -28,6 +28,8 @@ pub struct Device {
     /// Our mark, if we made the TAP (or an earlier run of this switch did).
     pub(super) made: Option<String>,
     pub(super) isolation: Option<Isolation>,
+    /// The kernel may forward its frames.
+    pub(super) fast: bool,
     /// The device's `tx_dropped` when it was opened.
     pub(super) tx_dropped_before: u64,
 }
@@ -79,6 +81,11 @@ impl Device {
     /// How it is kept apart from the host's stack.
     pub fn isolation(&self) -> IsolationKind {
         self.isolation.as_ref().map_or(IsolationKind::NotNeeded, Isolation::kind)
+    }
+
+    /// Whether the kernel may forward frames between this port and others.
+    pub fn has_fast_path(&self) -> bool {
+        self.fast
     }
 
     /// Another namespace than ours that must be watched for it.

@@ -3,7 +3,8 @@
 //! the host would answer ARP for its own addresses behind any port.
 //!
 //! Two programs of the kernel's traffic control do it. On ingress, everything
-//! ends (after the packet socket has seen it). On egress, only frames with our
+//! ends (after the packet socket has seen it), but for what the fast path sends
+//! on. On egress, only frames with our
 //! mark pass. Attached by TCX links (Linux 6.6) they vanish with the process,
 //! even a killed one; on older kernels a clsact qdisc holds them, under a name
 //! that says whose they are, until the end, or the switch's next start.
@@ -16,9 +17,10 @@
 //! `tcx_run` of net/core/dev.c.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::alias::Alias;
+use super::bpf::{self, Alu, Assembler, Hook, If, Instruction, ProgramType, Reg, Size};
 use super::packet::MARK;
 use super::tc::{self, Direction};
 
@@ -59,133 +61,36 @@ pub enum IsolationMode {
     Off,
 }
 
-/// One instruction of the kernel's virtual machine (`struct bpf_insn`).
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-const fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers, offset, immediate }
-}
-
 /// TC_ACT_SHOT, which is TCX_DROP.
 const DROP: i32 = 2;
 /// TC_ACT_UNSPEC, which is TCX_NEXT: let the next program decide.
 const NEXT: i32 = -1;
 
-/// r0 = DROP; exit
-const DROP_ALL: [Instruction; 2] = [instruction(0xb7, 0, 0, DROP), instruction(0x95, 0, 0, 0)];
-
-/// r1 = skb->mark; r0 = NEXT; if r1 == MARK skip; r0 = DROP; exit
-const PASS_MARKED: [Instruction; 5] = [
-    instruction(0x61, 0x11, 8, 0),
-    instruction(0xb7, 0, 0, NEXT),
-    instruction(0x15, 0x01, 1, MARK.cast_signed()),
-    instruction(0xb7, 0, 0, DROP),
-    instruction(0x95, 0, 0, 0),
-];
-
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_PROG_QUERY: libc::c_long = 16;
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-const BPF_TCX_INGRESS: u32 = 46;
-const BPF_TCX_EGRESS: u32 = 47;
-/// Attach in front of what is there; by default links go behind, and an
-/// earlier program could end the chain.
-const BPF_F_BEFORE: u32 = 1 << 3;
-
-/// The part of `union bpf_attr` that BPF_PROG_LOAD reads.
-#[repr(C)]
-struct LoadAttr {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
+/// Ends every frame.
+fn drop_all() -> Vec<Instruction> {
+    let mut text = Assembler::default();
+    text.imm(Alu::Move, Reg::R0, DROP);
+    text.exit();
+    text.finish()
 }
 
-/// The part of `union bpf_attr` that BPF_LINK_CREATE reads for TCX.
-#[repr(C)]
-struct LinkAttr {
-    prog_fd: u32,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-    relative_fd: u32,
-    padding: u32,
-    expected_revision: u64,
-}
-
-/// The part of `union bpf_attr` that BPF_PROG_QUERY reads and writes for TCX.
-#[repr(C)]
-#[derive(Default)]
-struct QueryAttr {
-    target_ifindex: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    prog_ids: u64,
-    count: u32,
-    padding: u32,
-    prog_attach_flags: u64,
-    link_ids: u64,
-    link_attach_flags: u64,
-    revision: u64,
-}
-
-/// Gives the kernel `attr`, a part of `union bpf_attr`; returns its answer.
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attr`, and
-    // reads what its addresses name, which outlives the call.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
-}
-
-fn bpf_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
-    let fd = bpf(command, attr)?;
-    let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: a new descriptor that nobody else holds.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Lets frames with our mark go on.
+fn pass_marked() -> Vec<Instruction> {
+    /// `mark` of `struct __sk_buff`, in bytes.
+    const SKB_MARK: i16 = 8;
+    let mut text = Assembler::default();
+    let ours = text.label();
+    text.load(Size::Word, Reg::R1, Reg::R1, SKB_MARK);
+    text.imm(Alu::Move, Reg::R0, NEXT);
+    text.jump_imm(If::Equal, Reg::R1, MARK.cast_signed(), ours);
+    text.imm(Alu::Move, Reg::R0, DROP);
+    text.place(ours);
+    text.exit();
+    text.finish()
 }
 
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let mut attr = LoadAttr {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
-        insn_cnt: u32::try_from(program.len()).unwrap_or(0),
-        insns: program.as_ptr() as u64,
-        // Neither program calls a helper: any licence is good.
-        license: c"Dual MIT/GPL".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buf: 0,
-        kern_version: 0,
-        prog_flags: 0,
-    };
-    bpf_fd(BPF_PROG_LOAD, &mut attr)
-}
-
-fn link(program: &OwnedFd, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
-    let mut attr = LinkAttr {
-        // A descriptor is not negative.
-        prog_fd: program.as_raw_fd().cast_unsigned(),
-        target_ifindex: ifindex,
-        attach_type,
-        flags: BPF_F_BEFORE,
-        relative_fd: 0,
-        padding: 0,
-        expected_revision: 0,
-    };
-    bpf_fd(BPF_LINK_CREATE, &mut attr)
+    bpf::load(ProgramType::SchedCls, program)
 }
 
 /// Holds the programs in place; dropping it takes them away.
@@ -258,7 +163,8 @@ pub(super) fn remove_leftovers(switch: &Alias<'_>) -> io::Result<Vec<u32>> {
 impl Isolation {
     /// Isolates interface `ifindex` in the namespace of the calling thread for
     /// `switch`, as far as `mode` and the kernel allow; what falls short is
-    /// said in `notes`.
+    /// said in `notes`. Where it is by TCX, `sender` takes the place of the
+    /// program that ends every frame that came in.
     ///
     /// # Errors
     /// Out of descriptors or memory, or the interface is gone: a port that
@@ -267,6 +173,7 @@ impl Isolation {
         ifindex: u32,
         mode: IsolationMode,
         switch: &Alias<'_>,
+        sender: Option<&OwnedFd>,
         notes: &mut Vec<String>,
     ) -> io::Result<Isolation> {
         // What a killed run left, on an interface that was not there when this
@@ -276,7 +183,7 @@ impl Isolation {
         let attached = match mode {
             IsolationMode::Off => return Ok(Isolation(Held::Nothing)),
             IsolationMode::Clsact => clsact(ifindex, switch),
-            IsolationMode::Auto => tcx(ifindex).or_else(|error| match error.raw_os_error() {
+            IsolationMode::Auto => tcx(ifindex, sender).or_else(|error| match error.raw_os_error() {
                 // EINVAL: the kernel knows no such attach type (before 6.6).
                 Some(libc::EINVAL | libc::EOPNOTSUPP) => clsact(ifindex, switch),
                 _ => Err(error),
@@ -318,20 +225,21 @@ impl Isolation {
 
 /// Whether somebody filters what comes in by `ifindex`.
 fn has_ingress_filters(ifindex: u32) -> bool {
-    let mut query =
-        QueryAttr { target_ifindex: ifindex, attach_type: BPF_TCX_INGRESS, ..QueryAttr::default() };
-    let programs = bpf(BPF_PROG_QUERY, &mut query).is_ok() && query.count > 0;
+    let programs = bpf::attached(ifindex, Hook::TcxIngress).is_ok_and(|count| count > 0);
     programs || tc::filters(ifindex, Direction::Ingress).is_ok_and(|filters| !filters.is_empty())
 }
 
-fn tcx(ifindex: u32) -> io::Result<Held> {
-    let ingress = link(&load(&DROP_ALL)?, ifindex, BPF_TCX_INGRESS)?;
-    let egress = link(&load(&PASS_MARKED)?, ifindex, BPF_TCX_EGRESS)?;
+fn tcx(ifindex: u32, sender: Option<&OwnedFd>) -> io::Result<Held> {
+    let ingress = match sender {
+        Some(sender) => bpf::link(sender, ifindex, Hook::TcxIngress)?,
+        None => bpf::link(&load(&drop_all())?, ifindex, Hook::TcxIngress)?,
+    };
+    let egress = bpf::link(&load(&pass_marked())?, ifindex, Hook::TcxEgress)?;
     Ok(Held::Tcx { _links: [ingress, egress] })
 }
 
 fn clsact(ifindex: u32, switch: &Alias<'_>) -> io::Result<Held> {
-    let (ingress, egress) = (load(&DROP_ALL)?, load(&PASS_MARKED)?);
+    let (ingress, egress) = (load(&drop_all())?, load(&pass_marked())?);
     let made = tc::add_clsact(ifindex)?;
     let rest = if made { WITH_QDISC } else { WITHOUT_QDISC };
     let mark = Alias { rest, ..*switch }.to_string();

@@ -7,9 +7,11 @@
 //! Deliberately absent: a queue. A full port refuses, by name, and never waits.
 
 mod alias;
+mod bpf;
 mod burst;
 mod device;
 mod error;
+mod fast;
 mod finish;
 mod iov;
 mod isolate;
@@ -31,6 +33,7 @@ pub mod watch;
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
 pub use device::{CloseOutcome, Device, DeviceState};
 pub use error::OpenError;
+pub use fast::{FastFace, FastPath, FastTable, Passed, Slot};
 pub use finish::{Finished, Finisher, as_is, gather};
 pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
@@ -80,6 +83,12 @@ pub trait Port: Send + Debug {
     /// Tells the port what its device's link is now; ports without a device
     /// that others can change ignore it.
     fn set_link(&mut self, link: Link);
+
+    /// The port's place on the kernel's fast path, and its interface's number;
+    /// `None` for ports whose every frame comes to `receive`.
+    fn fast(&self) -> Option<(Slot, u32)> {
+        None
+    }
 
     /// Frames that the kernel or the peer lost without telling the sender.
     /// Called between turns, at most once a second a port.

@@ -17,10 +17,11 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use mio::unix::SourceFd;
 
+use super::fast::FastPort;
 use super::iov::Iov;
 use super::packet;
 use super::pieces::{Pieces, head_len};
-use super::{BURST_BYTES, BURST_FRAMES, Burst, Fault, Link, Losses, Offloads, Port, Rx, Sent, Slots};
+use super::{BURST_BYTES, BURST_FRAMES, Burst, Fault, Link, Losses, Offloads, Port, Rx, Sent, Slot, Slots};
 use crate::bridge::{DropReason, Refusal};
 use crate::frame::{Frame, TAG_LEN, TPID_C, Wire};
 use crate::offload::{GSO_NONE, NEEDS_CSUM, VnetHeader};
@@ -42,6 +43,10 @@ const VECTOR_MIN: usize = 8;
 
 /// Frames of this mean size or more make the vector shrink.
 const BIG_FRAME: usize = BURST_BYTES / BURST_FRAMES;
+
+/// While frames come without end, the socket's losses are asked for once in so
+/// many bursts: one system call for some 4,000 frames.
+const BURSTS_PER_ASKING: u32 = 64;
 
 /// Control data of one message: the auxiliary data and nothing else.
 #[derive(Clone, Copy)]
@@ -89,6 +94,14 @@ pub(super) struct NetdevPort {
     /// then on a short `recvmmsg` may mean an error instead of an empty queue.
     errors_seen: bool,
     rx_missed: u64,
+    /// Frames that others lost of those that the filter let through, and that
+    /// are not told to the fast path yet.
+    lost: u64,
+    fast: Option<FastPort>,
+    /// Bursts since the socket's losses were last asked for.
+    bursts: u32,
+    /// The socket was found empty since the losses were last told.
+    was_empty: bool,
 }
 
 impl fmt::Debug for NetdevPort {
@@ -157,9 +170,14 @@ impl NetdevPort {
     ///
     /// # Errors
     /// As `packet::open`.
-    pub fn open(ifindex: u32, notes: &mut Vec<String>) -> io::Result<NetdevPort> {
+    pub fn open(
+        ifindex: u32,
+        fast: Option<FastPort>,
+        filter: Option<&OwnedFd>,
+        notes: &mut Vec<String>,
+    ) -> io::Result<NetdevPort> {
         Ok(NetdevPort {
-            fd: packet::open(ifindex, notes)?,
+            fd: packet::open(ifindex, filter, notes)?,
             ifindex,
             link: Link { up: false, mtu: 0, offloads: Offloads::ALL },
             vectors: Vectors::new(),
@@ -168,6 +186,10 @@ impl NetdevPort {
             pieces: Pieces::default(),
             errors_seen: false,
             rx_missed: 0,
+            lost: 0,
+            fast,
+            bursts: 0,
+            was_empty: false,
         })
     }
 
@@ -261,7 +283,7 @@ impl NetdevPort {
                     // word for (SCTP, ESP): the kernel has thrown it away.
                     libc::EINVAL => {
                         self.errors_seen = true;
-                        self.rx_missed += 1;
+                        self.count_lost(1);
                     }
                     // Told once for each time the device went down or away;
                     // it may be back by now, and then there is more to read.
@@ -275,6 +297,35 @@ impl NetdevPort {
             }
         }
         Rx::More
+    }
+
+    /// Counts frames that were meant for us and are lost.
+    fn count_lost(&mut self, frames: u64) {
+        self.rx_missed += frames;
+        self.lost += frames;
+    }
+
+    /// Asks the kernel how many frames found the socket full; true if any.
+    fn ask_drops(&mut self) -> bool {
+        let drops = packet::take_drops(&self.fd);
+        self.count_lost(u64::from(drops));
+        self.bursts = 0;
+        drops > 0
+    }
+
+    /// Tells the fast path how far this port has got.
+    fn report_progress(&mut self) {
+        let Some(fast) = self.fast.as_mut() else { return };
+        fast.done(self.arrived.len() as u64 + std::mem::take(&mut self.lost));
+        self.bursts += 1;
+        let wants_answer = if self.was_empty { fast.is_behind() } else { self.bursts >= BURSTS_PER_ASKING };
+        if wants_answer && self.ask_drops() {
+            let lost = std::mem::take(&mut self.lost);
+            if let Some(fast) = self.fast.as_mut() {
+                fast.done(lost);
+                fast.drain();
+            }
+        }
     }
 
     /// The answer to a failed send of wire `index`: refuse it, or everything
@@ -319,6 +370,7 @@ impl Port for NetdevPort {
         self.arrived.clear();
         self.pieces.clear();
         let rx = self.fill_all();
+        self.was_empty = rx == Rx::Drained;
         for frame in &self.arrived {
             let head = head_len(frame.len);
             self.pieces.push(slots.wrapping_add(frame.at + head), frame.len - head);
@@ -338,7 +390,9 @@ impl Port for NetdevPort {
         rx
     }
 
-    fn release(&mut self) {}
+    fn release(&mut self) {
+        self.report_progress();
+    }
 
     fn transmit(&mut self, wires: &[Wire<'_>]) -> Sent {
         let mut outcome = Sent::default();
@@ -370,7 +424,10 @@ impl Port for NetdevPort {
                 next += sent;
                 // It was the receive side's: a frame thrown away there, and
                 // others may wait behind it.
-                self.errors_seen |= retried == Some((next - sent, libc::EINVAL));
+                if retried == Some((next - sent, libc::EINVAL)) {
+                    self.errors_seen = true;
+                    self.count_lost(1);
+                }
                 continue;
             }
             let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
@@ -407,8 +464,20 @@ impl Port for NetdevPort {
         self.link = link;
     }
 
+    fn fast(&self) -> Option<(Slot, u32)> {
+        self.fast.as_ref().map(|fast| (fast.slot(), self.ifindex))
+    }
+
     fn losses(&mut self) -> Losses {
-        self.rx_missed += u64::from(packet::take_drops(&self.fd));
-        Losses { rx_missed: self.rx_missed, ..Losses::default() }
+        self.ask_drops();
+        let mut rx_missed = self.rx_missed;
+        if let Some(fast) = self.fast.as_mut() {
+            fast.done(std::mem::take(&mut self.lost));
+            if self.was_empty {
+                fast.forget_lost();
+            }
+            rx_missed += fast.missed();
+        }
+        Losses { rx_missed, ..Losses::default() }
     }
 }

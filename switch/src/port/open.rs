@@ -12,7 +12,8 @@ use netlink_packet_route::AddressFamily;
 use super::alias::Alias;
 use super::device::{Device, Side};
 use super::error::{NET_ADMIN, NET_RAW, OpenError, explain, missing};
-use super::isolate::{Isolation, IsolationMode};
+use super::fast::{FastPath, FastPort, Programs};
+use super::isolate::{Isolation, IsolationKind, IsolationMode};
 use super::leftover::remove_tap;
 use super::netdev::NetdevPort;
 use super::rtnl::{Change, Interface, Rtnl, address_text};
@@ -35,6 +36,8 @@ pub struct OpenOptions {
     pub takeover: bool,
     /// How to keep it apart from the host's stack.
     pub isolation: IsolationMode,
+    /// The kernel's fast path, if the switch uses it.
+    pub fast: Option<FastPath>,
 }
 
 /// A port, and what the control thread must keep.
@@ -117,10 +120,17 @@ fn attach_netdev(
             .map_err(explain(format!("setting {name}'s MTU to {mtu}"), NET_ADMIN))?;
     }
     let opening = || explain(format!("opening a packet socket on {name}"), NET_RAW);
+    let mut fast = fast_port(options, &mut notes);
+    let programs = fast.as_mut().and_then(FastPort::take_programs);
+    let sender = programs.as_ref().map(|Programs { sender, .. }| sender);
     // Isolation first: the host must not answer the port's first frame.
-    let isolation = Isolation::attach(*ifindex, options.isolation, &options.mark(), &mut notes)
+    let isolation = Isolation::attach(*ifindex, options.isolation, &options.mark(), sender, &mut notes)
         .map_err(explain(format!("isolating {name} from the host"), NET_ADMIN))?;
-    let port = NetdevPort::open(*ifindex, &mut notes).map_err(opening())?;
+    // Without its second program the fast path would lose what it takes.
+    let fast = fast.filter(|_| isolation.kind() == IsolationKind::Tcx);
+    let filter = programs.as_ref().filter(|_| fast.is_some()).map(|Programs { filter, .. }| filter);
+    let is_fast = fast.is_some();
+    let port = NetdevPort::open(*ifindex, fast, filter, &mut notes).map_err(opening())?;
     // Asked last: what changes from here on is told by an event.
     let now = rtnl.find_index(*ifindex).map_err(opening())?.ok_or_else(|| missing(name))?;
     let link = Link { up: now.up(), mtu: now.mtu, offloads: Offloads::ALL };
@@ -140,9 +150,28 @@ fn attach_netdev(
         side: Side::Netdev,
         made: made.then(|| options.mark().to_string()),
         isolation: Some(isolation),
+        fast: is_fast,
         tx_dropped_before: now.tx_dropped,
     };
     Ok(Opened { port: Box::new(port), device, link, notes })
+}
+
+/// A place on the fast path; without one the port works, and every frame of it
+/// goes through the engine.
+fn fast_port(options: &OpenOptions, notes: &mut Vec<String>) -> Option<FastPort> {
+    match options.fast.as_ref()?.add_port() {
+        Ok(Some(fast)) => Some(fast),
+        Ok(None) => {
+            notes.push(
+                "every place on the kernel's fast path is taken: its frames go through the switch".to_owned(),
+            );
+            None
+        }
+        Err(error) => {
+            notes.push(format!("no fast path ({error}): its frames go through the switch"));
+            None
+        }
+    }
 }
 
 /// What can be wrong with /dev/net/tun itself, apart from the TAP.
@@ -255,6 +284,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         side: Side::Descriptor(copy),
         made: None,
         isolation: None,
+        fast: false,
         tx_dropped_before: now.tx_dropped,
     };
     Ok(Opened { port: Box::new(TapPort::new(tap, link)), device, link, notes })

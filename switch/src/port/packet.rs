@@ -50,10 +50,11 @@ pub(super) fn set_option<T: Copy>(
 }
 
 /// A packet socket bound to interface `ifindex`, with remarks for the user.
+/// It gets what `filter` leaves to it, from the first frame on.
 ///
 /// # Errors
 /// EPERM without CAP_NET_RAW; ENODEV if the interface is gone.
-pub(super) fn open(ifindex: u32, notes: &mut Vec<String>) -> io::Result<OwnedFd> {
+pub(super) fn open(ifindex: u32, filter: Option<&OwnedFd>, notes: &mut Vec<String>) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // Protocol 0: nothing arrives before `bind` names the interface.
     // SAFETY: no memory is passed; the result is checked.
@@ -78,6 +79,9 @@ pub(super) fn open(ifindex: u32, notes: &mut Vec<String>) -> io::Result<OwnedFd>
     // Without the mark the egress program would stop us too; but who may not
     // set it may attach no program either.
     let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_MARK, MARK);
+    if let Some(filter) = filter {
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, filter.as_raw_fd())?;
+    }
     bind(&fd, ifindex)?;
     promiscuous(&fd, ifindex)?;
     Ok(fd)

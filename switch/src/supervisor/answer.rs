@@ -102,6 +102,7 @@ impl Supervisor {
             transparent: config.settings.transparent,
             pad_runts: config.pad_runts,
             busy_poll: duration_text(config.busy_poll),
+            fast_path: config.fast_path,
             ports: self.ports.iter().map(|held| self.port_line(held, &snapshot)).collect(),
             warnings: self.warnings(&snapshot),
         }))
@@ -126,6 +127,7 @@ impl Supervisor {
             drops: counted.map_or(0, |port| port.counters.dropped() + port.counters.refused()),
             peer: held.device.as_ref().and_then(Device::peer).unwrap_or_default(),
             isolation: held.device.as_ref().map_or("", |device| device.isolation().name()).to_owned(),
+            fast_path: self.config.fast_path && held.device.as_ref().is_some_and(Device::has_fast_path),
         }
     }
 

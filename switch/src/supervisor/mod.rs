@@ -17,7 +17,7 @@ use crate::bridge::{EntryKind, FdbError, PORTS_MAX, PortId, PortSettings, Settin
 use crate::config::{Change, Config, Isolation, PortConfig, StaticEntry, diff};
 use crate::engine::{Command, Ended, Handle, Snapshot, Tuning};
 use crate::port::{
-    self, CloseOutcome, Device, IsolationMode, Link, Offloads, OpenError, OpenOptions, Opened, Port,
+    self, CloseOutcome, Device, FastPath, IsolationMode, Link, Offloads, OpenError, OpenOptions, Opened, Port,
 };
 
 /// Why a change was refused; nothing of it is in force.
@@ -88,6 +88,8 @@ pub struct Supervisor {
     config: Config,
     run_id: String,
     engine: Handle,
+    /// What gives ports their places on the kernel's fast path, if it has one.
+    fast: Option<FastPath>,
     ports: Vec<Held>,
     /// How many retries there were.
     retries: u32,
@@ -96,9 +98,11 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// A supervisor of an engine that has no ports yet. `config` says which
-    /// switch this is; its ports and entries come with the first `apply`.
-    pub fn new(config: &Config, run_id: String, engine: Handle) -> Supervisor {
-        Supervisor { config: config.empty(), run_id, engine, ports: Vec::new(), retries: 0, stopping: false }
+    /// switch this is; its ports and entries come with the first `apply`. Its
+    /// engine has the other half of `fast`.
+    pub fn new(config: &Config, run_id: String, engine: Handle, fast: Option<FastPath>) -> Supervisor {
+        let (config, ports) = (config.empty(), Vec::new());
+        Supervisor { config, run_id, engine, fast, ports, retries: 0, stopping: false }
     }
 
     /// The configuration in force.
@@ -167,6 +171,9 @@ impl Supervisor {
             Change::BusyPoll(busy_poll) => {
                 self.configure(self.config.settings, Tuning { busy_poll: *busy_poll, ..self.tuning() })?;
             }
+            Change::FastPath(fast_path) => {
+                self.configure(self.config.settings, Tuning { fast_path: *fast_path, ..self.tuning() })?;
+            }
             Change::AddStatic(entry) => self.add_static(entry)?,
             Change::RemoveStatic { mac, vid } => {
                 let (mac, vid) = (*mac, *vid);
@@ -178,7 +185,7 @@ impl Supervisor {
     }
 
     fn tuning(&self) -> Tuning {
-        Tuning { busy_poll: self.config.busy_poll, pad_runts: self.config.pad_runts }
+        tuning(&self.config)
     }
 
     fn configure(&self, settings: Settings, tuning: Tuning) -> Result<(), ApplyError> {
@@ -191,6 +198,7 @@ impl Supervisor {
             run_id: self.run_id.clone(),
             owner: self.config.owner,
             mtu: port.mtu,
+            fast: self.fast.clone(),
             takeover: port.takeover,
             isolation: match self.config.isolation {
                 Isolation::Auto => IsolationMode::Auto,
@@ -343,6 +351,11 @@ fn close(name: &str, device: Device) -> Option<String> {
     }
 }
 
+/// The engine's part of a configuration.
+pub fn tuning(config: &Config) -> Tuning {
+    Tuning { busy_poll: config.busy_poll, pad_runts: config.pad_runts, fast_path: config.fast_path }
+}
+
 /// Notes in `config` that `change` is in force.
 fn record(config: &mut Config, change: Change) {
     match change {
@@ -355,6 +368,7 @@ fn record(config: &mut Config, change: Change) {
         Change::Settings(settings) => config.settings = settings,
         Change::PadRunts(pad_runts) => config.pad_runts = pad_runts,
         Change::BusyPoll(busy_poll) => config.busy_poll = busy_poll,
+        Change::FastPath(fast_path) => config.fast_path = fast_path,
         Change::SetPort { name, flags, mtu } => {
             if let Some(port) = config.ports.iter_mut().find(|port| port.name == name) {
                 (port.flags, port.mtu) = (flags, mtu);

@@ -1,0 +1,221 @@
+//! The fast path: frames between two stations that the bridge knows are sent on
+//! by the kernel, without a wake-up, a copy or a system call of ours.
+//!
+//! The engine *installs* a station once the bridge has forwarded to and from
+//! it, and *withdraws* it before anything that the bridge changes of it can be
+//! seen. So the kernel only repeats what the bridge would decide, and whatever
+//! is not that plain (a flood, a new or moved station, a frame that does not
+//! fit) still comes to the engine. Everything vanishes with the process, even a
+//! killed one.
+//!
+//! Read in this order: `shared` (what both sides read and write, and how frames
+//! stay in order), `program` (what the kernel runs), then [`FastPath`] (the
+//! control thread's half), [`FastTable`] (the data thread's) and [`FastPort`]
+//! (a port's).
+//!
+//! Deliberately absent: any decision of its own about a frame; and kernels
+//! without TCX (before 6.6), on which every frame goes through the engine.
+
+mod program;
+mod shared;
+mod table;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use shared::{DONE, DRAINING, FLAGS, GATED, MISSED, SLOW, Shared};
+
+pub use table::{FastFace, FastTable, Passed};
+
+/// Ports that can use the fast path at a time: their pairs are counted in a
+/// square of this side for each processor. A port beyond goes without.
+pub(super) const SLOTS: u8 = 64;
+
+/// A port's number on the fast path, below [`SLOTS`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Slot(u8);
+
+impl Slot {
+    const FIRST: Slot = Slot(0);
+    /// One behind the last.
+    const END: Slot = Slot(SLOTS);
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    fn all() -> impl Iterator<Item = Slot> {
+        (0..SLOTS).map(Slot)
+    }
+}
+
+/// The control thread's half: gives ports their slots and programs.
+#[derive(Clone, Debug)]
+pub struct FastPath {
+    shared: Arc<Shared>,
+    /// A bit for each slot that a port has.
+    taken: Arc<AtomicU64>,
+}
+
+impl FastPath {
+    /// A fast path for at most `stations`, and its other half for the engine.
+    ///
+    /// # Errors
+    /// EPERM without CAP_BPF; ENOMEM; anything else a kernel without it says.
+    pub fn new(stations: u32) -> io::Result<(FastPath, FastTable)> {
+        if cfg!(target_endian = "big") {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        let shared = Arc::new(Shared::new(stations)?);
+        let table = FastTable::new(Arc::clone(&shared));
+        Ok((FastPath { shared, taken: Arc::default() }, table))
+    }
+
+    /// A slot and the programs of a port; `None` if every slot is taken.
+    ///
+    /// # Errors
+    /// The kernel does not take the programs.
+    pub(super) fn add_port(&self) -> io::Result<Option<FastPort>> {
+        let taken = self.taken.load(Ordering::Relaxed);
+        let Some(slot) = Slot::all().nth(taken.trailing_ones() as usize) else { return Ok(None) };
+        self.taken.store(taken | 1 << slot.0, Ordering::Relaxed);
+        // From here on a failure gives the slot back.
+        let mut port = FastPort {
+            slot,
+            shared: Arc::clone(&self.shared),
+            taken: Arc::clone(&self.taken),
+            programs: None,
+            bursts_until_drain: 0,
+            bursts_left: 0,
+            behind: None,
+        };
+        let word = |field| port.shared.word(Some(slot), field);
+        port.shared.word32(Some(slot), FLAGS).store(0, Ordering::Relaxed);
+        port.shared.word32(Some(slot), DRAINING).store(0, Ordering::Relaxed);
+        for field in [SLOW, DONE, GATED, MISSED] {
+            word(field).store(0, Ordering::Relaxed);
+        }
+        port.programs = Some(Programs {
+            filter: program::load_filter(slot, &self.shared)?,
+            sender: program::load_sender(slot, &self.shared)?,
+        });
+        Ok(Some(port))
+    }
+}
+
+/// What is to be attached to a port's socket and interface.
+#[derive(Debug)]
+pub(super) struct Programs {
+    /// For the packet socket, before it is bound.
+    pub filter: OwnedFd,
+    /// For the TCX ingress, in place of the isolation's.
+    pub sender: OwnedFd,
+}
+
+/// A port's share: its slot, and how far its slow way has got.
+#[derive(Debug)]
+pub(super) struct FastPort {
+    slot: Slot,
+    shared: Arc<Shared>,
+    taken: Arc<AtomicU64>,
+    programs: Option<Programs>,
+    /// Bursts until draining may begin again.
+    bursts_until_drain: u32,
+    /// Bursts until draining ends in any case.
+    bursts_left: u32,
+    /// How far the filter had got a second ago, if we were behind.
+    behind: Option<u64>,
+}
+
+/// Draining ends after so many bursts even if frames still wait: a full receive
+/// buffer (8 MiB, some 11,000 small frames) is read in 170.
+const DRAIN_BURSTS: u32 = 512;
+
+/// Bursts between two drains: at least half a second of a slow way that is
+/// never idle.
+const DRAIN_PAUSE: u32 = 4096;
+
+impl FastPort {
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// The programs, once.
+    pub fn take_programs(&mut self) -> Option<Programs> {
+        self.programs.take()
+    }
+
+    fn word(&self, field: i16) -> &AtomicU64 {
+        self.shared.word(Some(self.slot), field)
+    }
+
+    /// So many frames that the filter gave to the socket have been sent on, or
+    /// are lost.
+    pub fn done(&mut self, frames: u64) {
+        let done = self.word(DONE);
+        // One writer: no frame may be taken before its forerunners are sent.
+        done.store(done.load(Ordering::Relaxed) + frames, Ordering::Release);
+        self.bursts_until_drain = self.bursts_until_drain.saturating_sub(1);
+        if self.bursts_left > 0 {
+            self.bursts_left -= 1;
+            if self.bursts_left == 0 || !self.is_behind() {
+                self.stop_draining();
+            }
+        }
+    }
+
+    /// Whether frames wait for us, as far as the filter's count tells.
+    pub fn is_behind(&self) -> bool {
+        self.word(DONE).load(Ordering::Relaxed) < self.word(SLOW).load(Ordering::Relaxed)
+    }
+
+    /// The socket loses frames, so nothing is to be gained by letting more of
+    /// them wait there: the filter drops them until the rest is through.
+    pub fn drain(&mut self) {
+        if self.bursts_until_drain == 0 && self.bursts_left == 0 {
+            self.bursts_until_drain = DRAIN_PAUSE;
+            self.bursts_left = DRAIN_BURSTS;
+            self.shared.word32(Some(self.slot), DRAINING).store(1, Ordering::Relaxed);
+        }
+    }
+
+    fn stop_draining(&mut self) {
+        self.bursts_left = 0;
+        self.shared.word32(Some(self.slot), DRAINING).store(0, Ordering::Relaxed);
+    }
+
+    /// Once a second, when the socket was found empty: frames that the filter
+    /// gave to it a second ago and that never came are lost for good. Without
+    /// this one of them would close the fast path for ever.
+    pub fn forget_lost(&mut self) {
+        let (slow, done) = (self.word(SLOW).load(Ordering::Relaxed), self.word(DONE).load(Ordering::Relaxed));
+        if let Some(then) = self.behind.take()
+            && done < then
+        {
+            self.word(DONE).store(then, Ordering::Release);
+        }
+        if done < slow {
+            self.behind = Some(slow);
+        }
+    }
+
+    /// Frames that the filter dropped, so that earlier ones could get through.
+    pub fn missed(&self) -> u64 {
+        self.word(MISSED).load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for FastPort {
+    fn drop(&mut self) {
+        self.shared.word32(Some(self.slot), FLAGS).store(0, Ordering::Relaxed);
+        self.taken.fetch_and(!(1 << self.slot.0), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,231 @@
+//! What user space and the programs of the fast path both read and write.
+//!
+//! Three maps. *Stations*, a hash: where a station is, since when it may be
+//! taken, and when it was last heard. *Words*, mapped into our memory: the
+//! state of each port. *Pairs*, mapped too: how many frames went from each port
+//! to each other, a row of counters for each processor.
+//!
+//! **Order.** A frame must not overtake an earlier one of the same source and
+//! destination that waits in the packet socket. Each port therefore numbers
+//! the frames that it gives to its socket (`SLOW`), and the engine says how many
+//! it is done with (`DONE`). `GATED` is the number of the last frame that only
+//! went the slow way because it would have overtaken another. A frame is taken
+//! if `DONE` has reached `GATED`; and as long as an entry is young (above
+//! `SETTLED`), when frames from before it may still be waiting, only if `DONE`
+//! has reached `SLOW`: nothing waits at all.
+//!
+//! A sender that is always faster than the slow way would never find it empty.
+//! Once its socket loses frames anyway, `DRAINING` makes the filter drop (and
+//! count, `MISSED`) what would have to wait, until the rest is through.
+//!
+//! Deliberately absent: locks. Each word has one writer, or is only added to.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::{SLOTS, Slot};
+use crate::port::bpf::{self, MapType};
+
+/// A station, as the stations map holds it. Its key is the address's six bytes
+/// and two of zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub(super) struct Station {
+    /// Slot of the port that it is on.
+    pub slot: u32,
+    pub padding: u32,
+    /// Number of its installation.
+    pub generation: u64,
+    /// When it last sent a frame, in ns of CLOCK_MONOTONIC_COARSE; written by
+    /// the filter.
+    pub seen: u64,
+}
+
+impl Station {
+    pub const SLOT: i16 = 0;
+    pub const GENERATION: i16 = 8;
+    pub const SEEN: i16 = 16;
+}
+
+/// Words of the whole switch, in bytes from the beginning: 64 bits.
+pub(super) const SETTLED: i16 = 0;
+/// The shortest frame that is taken, in bytes: 32 bits.
+pub(super) const SHORTEST: i16 = 8;
+
+/// Bytes of a port's words; the switch's come first and have as many.
+pub(super) const PORT_LEN: usize = 64;
+
+// Words of a port, in bytes from where they begin.
+/// 32 bits of flags.
+pub(super) const FLAGS: i16 = 0;
+/// 32 bits.
+pub(super) const IFINDEX: i16 = 4;
+/// Longest frame that may leave here in bytes, its customer tag aside: 32 bits.
+pub(super) const LONGEST: i16 = 8;
+/// 32 bits: not zero while what would have to wait is dropped.
+pub(super) const DRAINING: i16 = 12;
+/// 64 bits; written by the filter.
+pub(super) const SLOW: i16 = 16;
+/// 64 bits; written by us.
+pub(super) const DONE: i16 = 24;
+/// 64 bits; written by the filter.
+pub(super) const GATED: i16 = 32;
+/// 64 bits; written by the filter.
+pub(super) const MISSED: i16 = 40;
+
+/// Flag: the fast path may be used from and to this port.
+pub(super) const ENABLED: i32 = 1;
+/// Flag: not to another port that has it too.
+pub(super) const ISOLATED: i32 = 2;
+
+/// Where the words of the port in `slot` begin.
+pub(super) fn port_at(slot: Slot) -> i16 {
+    // 64 slots of 64 bytes.
+    (i16::from(slot.get()) + 1) * 64
+}
+
+const WORDS_LEN: usize = PORT_LEN * (1 + SLOTS as usize);
+
+/// Bytes of a pair's counters: frames, then bytes.
+pub(super) const PAIR_LEN: usize = 16;
+/// Bytes of the pairs of one processor.
+pub(super) const ROW_LEN: usize = PAIR_LEN * SLOTS as usize * SLOTS as usize;
+
+/// Where in a row the pairs begin whose ingress is `slot`.
+pub(super) fn pairs_from(slot: Slot) -> i32 {
+    i32::from(slot.get()) * i32::from(SLOTS) * 16
+}
+
+/// The maps.
+#[derive(Debug)]
+pub(super) struct Shared {
+    stations: OwnedFd,
+    words: Mapping,
+    pairs: Mapping,
+    processors: usize,
+}
+
+impl Shared {
+    /// Empty maps with room for `stations`.
+    ///
+    /// # Errors
+    /// EPERM without CAP_BPF; ENOMEM.
+    pub fn new(stations: u32) -> io::Result<Shared> {
+        let processors = processors();
+        Ok(Shared {
+            stations: bpf::map(MapType::Hash, size_of::<u64>(), size_of::<Station>(), stations.max(1))?,
+            words: Mapping::new(WORDS_LEN)?,
+            pairs: Mapping::new(ROW_LEN * processors)?,
+            processors,
+        })
+    }
+
+    pub fn stations(&self) -> &OwnedFd {
+        &self.stations
+    }
+
+    pub fn words(&self) -> &OwnedFd {
+        &self.words.fd
+    }
+
+    pub fn pairs(&self) -> &OwnedFd {
+        &self.pairs.fd
+    }
+
+    /// Rows of `pairs`.
+    pub fn processors(&self) -> i32 {
+        i32::try_from(self.processors).unwrap_or(i32::MAX)
+    }
+
+    /// A 32-bit word of the switch, or of a port.
+    pub fn word32(&self, slot: Option<Slot>, field: i16) -> &AtomicU32 {
+        self.words.word32(at(slot, field))
+    }
+
+    /// A 64-bit word of the switch, or of a port.
+    pub fn word(&self, slot: Option<Slot>, field: i16) -> &AtomicU64 {
+        self.words.word(at(slot, field))
+    }
+
+    /// Frames and bytes that went from `from` to `to`, on the processors
+    /// together.
+    pub fn pair(&self, from: Slot, to: Slot) -> (u64, u64) {
+        let place = usize::from(from.get()) * usize::from(SLOTS) + usize::from(to.get());
+        (0..self.processors).fold((0, 0), |(frames, bytes), processor| {
+            let at = processor * ROW_LEN + place * PAIR_LEN;
+            let load = |at| self.pairs.word(at).load(std::sync::atomic::Ordering::Relaxed);
+            (frames + load(at), bytes + load(at + 8))
+        })
+    }
+}
+
+fn at(slot: Option<Slot>, field: i16) -> usize {
+    usize::try_from(slot.map_or(0, port_at) + field).unwrap_or(0)
+}
+
+/// One more than the highest number that a processor can have.
+fn processors() -> usize {
+    let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok();
+    let last = listed.as_deref().and_then(|text| text.trim().rsplit([',', '-']).next()?.parse().ok());
+    let last: usize = last.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from) - 1);
+    last.min(4095) + 1
+}
+
+/// An array map of one value, in our memory.
+#[derive(Debug)]
+struct Mapping {
+    fd: OwnedFd,
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory is only reached through atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(len: usize) -> io::Result<Mapping> {
+        let fd = bpf::map(MapType::Array, size_of::<u32>(), len, 1)?;
+        // SAFETY: a new mapping at an address that the kernel chooses; the map
+        // has at least `len` bytes.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        Ok(Mapping { fd, base, len })
+    }
+
+    fn word32(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4) && at + 4 <= self.len, "a word at {at} of {}", self.len);
+        // SAFETY: inside the mapping, which lives as long as `self`, and
+        // aligned, since the mapping begins a page; others write it atomically.
+        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(at).cast()) }
+    }
+
+    fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.len, "a word at {at} of {}", self.len);
+        // SAFETY: as in `word32`.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this mapping was made here, and no reference into it outlives
+        // `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}

@@ -1,0 +1,177 @@
+//! The data thread's half of the fast path: which stations and ports the kernel
+//! may use, and what it did.
+//!
+//! Deliberately absent: when to install a station, and whose counters a passed
+//! frame is (the engine's).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::shared::{
+    DONE, ENABLED, FLAGS, IFINDEX, ISOLATED, LONGEST, SETTLED, SHORTEST, SLOW, Shared, Station,
+};
+use super::{SLOTS, Slot};
+use crate::frame::{ETHER_HEADER_LEN, FRAME_MIN, MacAddr};
+use crate::port::bpf;
+
+/// How a port looks to the fast path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FastFace {
+    /// Its interface's number.
+    pub ifindex: u32,
+    /// Payload bytes of the longest frame that may leave there.
+    pub mtu: u32,
+    /// Whether it is up; a port that is not is skipped.
+    pub up: bool,
+    /// Whether it exchanges nothing with other isolated ports.
+    pub isolated: bool,
+}
+
+/// Frames that the kernel sent from one port to another since the last look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Passed {
+    /// Where they came in.
+    pub from: Slot,
+    /// Where they left.
+    pub to: Slot,
+    /// Their number.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Frames and bytes of each pair of ports that were counted already.
+type Counted = [[(u64, u64); SLOTS as usize]; SLOTS as usize];
+
+/// The stations and ports of the fast path.
+#[derive(Debug)]
+pub struct FastTable {
+    shared: Arc<Shared>,
+    counted: Box<Counted>,
+    /// Slots that were ever in use, as a bit mask.
+    used: u64,
+    /// Of the youngest station.
+    generation: u64,
+    /// Up to which generation, once every slot is done with what it had then.
+    settling: Option<(u64, [u64; SLOTS as usize])>,
+}
+
+impl FastTable {
+    pub(super) fn new(shared: Arc<Shared>) -> FastTable {
+        let counted = Box::new([[(0, 0); SLOTS as usize]; SLOTS as usize]);
+        let table = FastTable { shared, counted, used: 0, generation: 0, settling: None };
+        table.set_padding(false);
+        table
+    }
+
+    /// Says how the port in `slot` looks.
+    pub fn set_port(&mut self, slot: Slot, face: FastFace) {
+        self.used |= 1 << slot.get();
+        let FastFace { ifindex, mtu, up, isolated } = face;
+        let word = |field| self.shared.word32(Some(slot), field);
+        word(IFINDEX).store(ifindex, Ordering::Relaxed);
+        let header = u32::try_from(ETHER_HEADER_LEN).unwrap_or(0);
+        word(LONGEST).store(mtu.saturating_add(header), Ordering::Relaxed);
+        let flags = if up { ENABLED | if isolated { ISOLATED } else { 0 } } else { 0 };
+        // What was not taken until now may be waiting, in front of what will be.
+        self.shared.word(None, SETTLED).store(0, Ordering::Relaxed);
+        self.settling = None;
+        word(FLAGS).store(flags.cast_unsigned(), Ordering::Release);
+    }
+
+    /// Leaves short frames to the engine, which pads them.
+    pub fn set_padding(&self, pads: bool) {
+        let shortest = if pads { FRAME_MIN } else { ETHER_HEADER_LEN };
+        let shortest = u32::try_from(shortest).unwrap_or(0);
+        self.shared.word32(None, SHORTEST).store(shortest, Ordering::Relaxed);
+    }
+
+    /// Lets the kernel forward from and to a station on the port in `slot`,
+    /// which was last `heard` so long ago.
+    ///
+    /// # Errors
+    /// The table is full, or memory is short: its frames stay ours.
+    pub fn install(&mut self, mac: MacAddr, slot: Slot, heard: Duration) -> io::Result<()> {
+        let station = Station {
+            slot: slot.get().into(),
+            padding: 0,
+            generation: self.generation + 1,
+            seen: now_ns().saturating_sub(u64::try_from(heard.as_nanos()).unwrap_or(u64::MAX)),
+        };
+        bpf::update(self.shared.stations(), &key(mac), station)?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Takes a station back. Frames that the kernel is just sending go out.
+    pub fn withdraw(&mut self, mac: MacAddr) {
+        // That it is not there is as good.
+        let _ = bpf::delete(self.shared.stations(), &key(mac));
+    }
+
+    /// How long ago the station was last heard, to some 0.15 s; `None` if it is
+    /// not installed.
+    pub fn age(&self, mac: MacAddr) -> Option<Duration> {
+        let station: Station = bpf::look_up(self.shared.stations(), &key(mac)).ok()?;
+        Some(Duration::from_nanos(now_ns().saturating_sub(station.seen)))
+    }
+
+    /// Looks whether what waited when the youngest stations came is through,
+    /// so that they need not wait for others any more.
+    pub fn settle(&mut self) {
+        match &self.settling {
+            Some((generation, waited)) => {
+                let through = Slot::all()
+                    .filter(|slot| self.used & 1 << slot.get() != 0)
+                    .all(|slot| self.load(slot, DONE) >= waited[slot.index()]);
+                if through {
+                    self.shared.word(None, SETTLED).store(*generation, Ordering::Release);
+                    self.settling = None;
+                }
+            }
+            None if self.shared.word(None, SETTLED).load(Ordering::Relaxed) != self.generation => {
+                let mut waiting = [0; SLOTS as usize];
+                for slot in Slot::all() {
+                    waiting[slot.index()] = self.load(slot, SLOW);
+                }
+                self.settling = Some((self.generation, waiting));
+            }
+            None => {}
+        }
+    }
+
+    fn load(&self, slot: Slot, field: i16) -> u64 {
+        self.shared.word(Some(slot), field).load(Ordering::Acquire)
+    }
+
+    /// Tells of every pair of ports between which the kernel has sent frames
+    /// since the last call.
+    pub fn passed(&mut self, mut tell: impl FnMut(Passed)) {
+        let used = self.used;
+        let slots = || Slot::all().filter(|slot| used & 1 << slot.get() != 0);
+        for from in slots() {
+            for to in slots() {
+                let (frames, bytes) = self.shared.pair(from, to);
+                let counted = &mut self.counted[from.index()][to.index()];
+                if counted.0 != frames {
+                    let (frames_before, bytes_before) = std::mem::replace(counted, (frames, bytes));
+                    tell(Passed { from, to, frames: frames - frames_before, bytes: bytes - bytes_before });
+                }
+            }
+        }
+    }
+}
+
+/// A station's key: six bytes of address, two of zero.
+fn key(mac: MacAddr) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac.octets();
+    [a, b, c, d, e, f, 0, 0]
+}
+
+/// The clock that the filter reads, in ns.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

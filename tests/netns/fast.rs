@@ -1,0 +1,280 @@
+//! The kernel's fast path on real devices: what it takes, what it leaves to the
+//! engine, and that nobody can tell the two apart but by the counters.
+//!
+//! Deliberately absent: how fast it is (benches).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use vswitch::control::{PortStats, Stats};
+use vswitch_tests::clock::{now_nanos, wait_until};
+use vswitch_tests::flow::{self, Device, Flow, Pace, QUIET, Sink, Until, generate};
+use vswitch_tests::require;
+
+use crate::lan::{Kind, Lan, SOON, flow_between};
+
+fn total(lan: &Lan) -> Result<PortStats> {
+    let stats: Stats = lan.stats()?;
+    for port in stats.ports.iter().chain([&stats.retired, &stats.total]) {
+        ensure!(port.balance() && port.rx_fast <= port.rx && port.tx_fast <= port.tx, "{port:?}");
+    }
+    Ok(stats.total)
+}
+
+/// Sends frames between the stations of `flow` one by one until the kernel
+/// takes them; no sink counts them.
+fn warm(lan: &Lan, flow: &Flow, from: &Device) -> Result<()> {
+    let mut flow = flow.clone();
+    flow.id = u16::MAX;
+    let before = total(lan)?.rx_fast;
+    wait_until("the fast path to take the flow", SOON, || {
+        generate(from, &flow, Pace::Saturate, Until::Count(1), None).is_ok()
+            && total(lan).is_ok_and(|now| now.rx_fast > before)
+    })
+    .with_context(|| format!("{:?}\n{}", lan.stats(), lan.switch.stderr()))
+}
+
+/// Reads what a third party has got of the flood that taught the switch.
+fn drain(device: &Device) -> Result<()> {
+    let mut buffer = vec![0; 4096];
+    wait_until("the flooded frame", SOON, || matches!(device.read(&mut buffer), Ok(Some(_))))
+}
+
+#[test]
+fn the_kernel_forwards_between_known_stations() -> Result<()> {
+    require!(root, tun);
+    for kinds in [
+        [Kind::Guest, Kind::Guest],
+        [Kind::PlainGuest, Kind::Guest],
+        [Kind::Netdev, Kind::PlainGuest],
+        [Kind::Netdev, Kind::Netdev],
+    ] {
+        let lan = Lan::new(&kinds)?;
+        let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+        let flow = flow_between(1, 2, 512);
+        lan.teach(&flow, &from, &to)?;
+        warm(&lan, &flow, &from)?;
+        let before = total(&lan)?;
+        let (sent, received) = flow::run(&from, &to, &flow, Pace::Rate(5_000.0), Until::Count(5_000))?;
+        received.assert_clean(&sent);
+        let after = total(&lan)?;
+        ensure!(after.rx_fast - before.rx_fast == 5_000, "{kinds:?}: {before:?} then {after:?}");
+        ensure!(after.tx_bytes - before.tx_bytes >= 5_000 * 512, "{after:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn switched_off_every_frame_goes_through_the_engine() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let flow = flow_between(1, 2, 128);
+    lan.teach(&flow, &from, &to)?;
+    warm(&lan, &flow, &from)?;
+    // While frames flow: none may be lost, doubled or overtaken on the way
+    // from one path to the other.
+    let stop = AtomicBool::new(false);
+    let sink = Sink::start(to, std::slice::from_ref(&flow), None)?;
+    let (sent, toggled) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| generate(&from, &flow, Pace::Rate(10_000.0), Until::Stopped(&stop), None));
+        let toggled = (0..20).try_for_each(|round| {
+            let state = if round % 2 == 0 { "off" } else { "on" };
+            lan.switch.json(&["set", &format!("fast_path={state}")])?;
+            let before = total(&lan)?;
+            wait_until("more frames", SOON, || total(&lan).is_ok_and(|now| now.rx > before.rx + 200))
+        });
+        stop.store(true, Ordering::Relaxed);
+        (load.join().expect("the generator does not panic"), toggled)
+    });
+    toggled?;
+    let sent = sent?;
+    sink.finish(sent.frames, QUIET)?[0].assert_clean(&sent);
+
+    lan.switch.json(&["set", "fast_path=off"])?;
+    let before = total(&lan)?;
+    ensure!(before.rx_fast > 0 && before.rx_fast < before.rx, "{before:?}");
+    generate(&from, &flow, Pace::Rate(5_000.0), Until::Count(500), None)?;
+    wait_until("them to be judged", SOON, || total(&lan).is_ok_and(|now| now.rx >= before.rx + 500))?;
+    ensure!(total(&lan)?.rx_fast == before.rx_fast, "the kernel forwarded none of them");
+    Ok(())
+}
+
+/// A sender that is always faster than the engine gets onto the fast path, and
+/// nothing is overtaken or doubled on the way there.
+#[test]
+fn f03_a_saturating_flow_gets_onto_the_fast_path_in_order() -> Result<()> {
+    require!(root, tun);
+    for seconds in [0, 3] {
+        let lan = Lan::new(&[Kind::Guest, Kind::Guest, Kind::Guest])?;
+        let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+        let flow = flow_between(1, 2, 60);
+        lan.teach(&flow, &from, &to)?;
+        let sink = Sink::start(to, std::slice::from_ref(&flow), None)?;
+        let until = now_nanos() + seconds * 1_000_000_000;
+        let stop = AtomicBool::new(false);
+        let (sent, taken) = std::thread::scope(|scope| {
+            let load = scope.spawn(|| generate(&from, &flow, Pace::Saturate, Until::Stopped(&stop), None));
+            let taken = wait_until("the kernel to take most of it", SOON * 2, || {
+                let share = || -> Result<bool> {
+                    let before = total(&lan)?;
+                    wait_until("frames", SOON, || total(&lan).is_ok_and(|now| now.rx > before.rx + 2_000))?;
+                    let now = total(&lan)?;
+                    Ok((now.rx_fast - before.rx_fast) * 10 > (now.rx - before.rx) * 9)
+                };
+                share().is_ok_and(|most| most && now_nanos() > until)
+            });
+            stop.store(true, Ordering::Relaxed);
+            (load.join().expect("the generator does not panic"), taken)
+        });
+        taken.with_context(|| format!("{:?}", lan.stats()))?;
+        let received = &sink.finish(sent?.frames, QUIET)?[0];
+        ensure!(received.duplicated == 0 && received.reordered == 0 && received.corrupted == 0, "{received}");
+    }
+    Ok(())
+}
+
+/// F08 and F09 with stations that the kernel knows.
+#[test]
+fn f08_a_station_that_moves_is_followed_at_once() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest, Kind::Guest])?;
+    let devices = [lan.hosts[0].measure()?, lan.hosts[1].measure()?, lan.hosts[2].measure()?];
+    let flow = flow_between(1, 2, 200);
+    for round in 0..50 {
+        let (here, there) = if round % 2 == 0 { (1, 2) } else { (2, 1) };
+        lan.teach(&flow, &devices[0], &devices[here])?;
+        warm(&lan, &flow, &devices[0])?;
+        let sinks =
+            [here, there].map(|at| Sink::start(devices[at].clone(), std::slice::from_ref(&flow), None));
+        let [at_home, elsewhere] = sinks;
+        let sent = generate(&devices[0], &flow, Pace::Rate(20_000.0), Until::Count(100), None)?;
+        at_home?.finish(sent.frames, QUIET)?[0].assert_clean(&sent);
+        let strays = elsewhere?.finish(0, Duration::ZERO)?;
+        ensure!(strays[0].frames == 0, "round {round}: {}", strays[0]);
+    }
+    let stats = lan.stats()?;
+    ensure!(stats.total.moved >= 49, "{stats:?}");
+    Ok(())
+}
+
+#[test]
+fn f09_a_port_that_goes_down_gets_no_frame_and_its_stations_are_forgotten() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let flow = flow_between(1, 2, 200);
+    lan.teach(&flow, &from, &to)?;
+    warm(&lan, &flow, &from)?;
+    lan.switch_ns.run(&format!("ip link set {} down", lan.hosts[1].port_device))?;
+    lan.wait_state(1, vswitch::control::PortState::Down)?;
+    let third = lan.hosts[2].measure()?;
+    drain(&third)?;
+    let sink = Sink::start(third, std::slice::from_ref(&flow), None)?;
+    let before = total(&lan)?;
+    let sent = generate(&from, &flow, Pace::Rate(5_000.0), Until::Count(500), None)?;
+    sink.finish(sent.frames, QUIET)?[0].assert_clean(&sent);
+    ensure!(total(&lan)?.rx_fast == before.rx_fast, "all of it was flooded");
+    Ok(())
+}
+
+/// F07: who only listens ages out, who speaks by the fast path alone does not.
+#[test]
+fn f07_the_fast_path_refreshes_the_sender_alone() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    lan.switch.json(&["set", "ageing=3s"])?;
+    let flow = flow_between(1, 2, 200);
+    lan.teach(&flow, &from, &to)?;
+    warm(&lan, &flow, &from)?;
+    let third = lan.hosts[2].measure()?;
+    drain(&third)?;
+    let sink = Sink::start(third, std::slice::from_ref(&flow), None)?;
+    let start = now_nanos();
+    let stop = AtomicBool::new(false);
+    let (listed, flooded_after) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| generate(&from, &flow, Pace::Rate(1_000.0), Until::Stopped(&stop), None));
+        let flooded = wait_until("the listener to age out", SOON, || sink.frames() > 0);
+        let after = now_nanos() - start;
+        let listed = lan.switch.json(&["fdb", "show"]);
+        stop.store(true, Ordering::Relaxed);
+        load.join().expect("the generator does not panic")?;
+        flooded?;
+        anyhow::Ok((listed?, after))
+    })?;
+    ensure!(flooded_after >= 2_000_000_000, "after {flooded_after} ns");
+    let listed = listed.to_string();
+    ensure!(listed.contains("02:77:00:00:00:01") && !listed.contains("02:77:00:00:00:02"), "{listed}");
+    Ok(())
+}
+
+/// F11, F16: what the kernel must not take, the engine judges.
+#[test]
+fn f11_what_does_not_fit_or_must_not_pass_is_left_to_the_engine() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let plain = flow_between(1, 2, 512);
+    lan.teach(&plain, &from, &to)?;
+    warm(&lan, &plain, &from)?;
+    let count = |what: &dyn Fn(&PortStats) -> u64, flow: &Flow, frames: u64| -> Result<(u64, u64)> {
+        let before = total(&lan)?;
+        generate(&from, flow, Pace::Rate(2_000.0), Until::Count(frames), None)?;
+        wait_until("them to be judged", SOON, || total(&lan).is_ok_and(|now| now.rx >= before.rx + frames))?;
+        let after = total(&lan)?;
+        Ok((what(&after) - what(&before), after.rx_fast - before.rx_fast))
+    };
+    let oversize = |stats: &PortStats| stats.refused["oversize"];
+    // The longest that fits, one byte more; segments that fit, segments that
+    // do not.
+    let segments = |size| flow_between(1, 2, 54 + 20 * usize::from(size)).with_segments(size);
+    for (flow, refused, fast) in [
+        (flow_between(1, 2, 1_514), 0, 50),
+        (flow_between(1, 2, 1_515), 50, 0),
+        (segments(1_460), 0, 50),
+        (segments(1_461), 50, 0),
+        (segments(255), 0, 0),
+        (segments(256), 0, 50),
+    ] {
+        let seen = count(&oversize, &flow, 50)?;
+        ensure!(seen == (refused, fast), "{} bytes: {seen:?} instead of {:?}", flow.len, (refused, fast));
+    }
+    for port in ["p0", "p1"] {
+        lan.switch.json(&["port", "set", port, "isolated=true"])?;
+    }
+    let no_egress = |stats: &PortStats| stats.drops["no_egress"];
+    let seen = count(&no_egress, &plain, 50)?;
+    ensure!(seen == (50, 0), "{seen:?}");
+    Ok(())
+}
+
+/// A port's fast counters survive it, and its place is given to the next.
+#[test]
+fn invariant_3_holds_while_ports_of_the_fast_path_come_and_go() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let flow = flow_between(1, 2, 200);
+    let mut fast = 0;
+    for _ in 0..5 {
+        lan.teach(&flow, &from, &to)?;
+        warm(&lan, &flow, &from)?;
+        let sent = generate(&from, &flow, Pace::Saturate, Until::Count(2_000), None)?;
+        lan.switch.json(&["port", "del", "p1"])?;
+        wait_until("all to be accounted for", SOON, || {
+            lan.stats().is_ok_and(|now| {
+                let lost = now.total.rx_missed;
+                now.total.rx + lost >= fast + sent.frames
+            })
+        })?;
+        let now = total(&lan)?;
+        ensure!(now.rx_fast >= fast, "{now:?}");
+        fast = now.rx_fast;
+        lan.switch.json(&["port", "add", &format!("netdev:{},name=p1", lan.hosts[1].port_device)])?;
+        lan.wait_state(1, vswitch::control::PortState::Up)?;
+    }
+    ensure!(lan.stats()?.retired.tx_fast > 0, "{:?}", lan.stats()?);
+    Ok(())
+}
