@@ -32,7 +32,7 @@ pub(crate) struct Args {
     pub(crate) rounds: Option<u32>,
 
     /// Peers to compare with; those not installed are named and left out.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "bridge,ovs,vde")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "bridge,engine,ovs,vde")]
     pub(crate) peers: Vec<Subject>,
 
     /// Leaves vswitch out: checks the rigs with the peers alone.

@@ -124,7 +124,7 @@ fn ratio(rows: &[&Sample], ours: Subject, peer: Subject) -> Option<Spread> {
 /// The same subject against itself: its second slot of a round by its first.
 fn noise(rows: &[&Sample]) -> Option<Spread> {
     let mut ratios = Vec::new();
-    for subject in [Subject::Vswitch, Subject::Bridge, Subject::Ovs, Subject::Vde] {
+    for subject in [Subject::Vswitch, Subject::Engine, Subject::Bridge, Subject::Ovs, Subject::Vde] {
         ratios.extend(rounds(rows, subject).values().filter_map(|v| Some(v.get(1)? / v.first()?)));
     }
     spread(ratios)

@@ -20,6 +20,8 @@ use crate::wiring::{Rig, Wiring};
 pub(crate) enum Subject {
     /// Ours.
     Vswitch,
+    /// Ours with every frame through its own process.
+    Engine,
     /// The kernel's own.
     Bridge,
     /// Open vSwitch with its userspace datapath.
@@ -33,6 +35,7 @@ impl Subject {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Subject::Vswitch => "vswitch",
+            Subject::Engine => "fast path off",
             Subject::Bridge => "kernel bridge",
             Subject::Ovs => "OVS userspace",
             Subject::Vde => "VDE",
@@ -42,7 +45,7 @@ impl Subject {
     /// As its program says; empty if it is not there.
     pub(crate) fn version(self) -> String {
         match self {
-            Subject::Vswitch => host::vswitch_version(),
+            Subject::Vswitch | Subject::Engine => host::vswitch_version(),
             Subject::Bridge => host::first_line("uname", &["-r"]),
             Subject::Ovs => host::first_line("ovs-vswitchd", &["--version"]),
             Subject::Vde => host::first_line("vde_switch", &["--version"]),
@@ -56,6 +59,10 @@ impl Subject {
         };
         match self {
             Subject::Vswitch => binary("vswitch").err().map(|error| error.to_string()),
+            Subject::Engine => match rig {
+                Rig::OwnedTaps => Some("`tap:` ports have no fast path".into()),
+                Rig::Netns | Rig::Direct => Subject::Vswitch.absence(rig),
+            },
             Subject::Bridge => None,
             Subject::Ovs => missing(&["ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovsdb-tool"]),
             Subject::Vde => match rig {
@@ -69,10 +76,13 @@ impl Subject {
     /// further words for our own.
     pub(crate) fn start(self, wiring: &Wiring, run: &[String]) -> Result<Running> {
         match self {
-            Subject::Vswitch => {
+            Subject::Vswitch | Subject::Engine => {
                 let prefix = if wiring.owns_taps() { "tap" } else { "netdev" };
                 let ports = wiring.ports.map(|port| format!("--port={prefix}:{port}"));
-                let args: Vec<&str> = ports.iter().chain(run).map(String::as_str).collect();
+                let mut args: Vec<&str> = ports.iter().chain(run).map(String::as_str).collect();
+                if self == Subject::Engine {
+                    args.push("--fast-path=off");
+                }
                 let switch = Switch::start(&wiring.switch_ns, &args)?;
                 Ok(Running { pids: vec![switch.pid()], switch: Some(switch), ..Running::default() })
             }
