@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use vswitch::control::{PortStats, Stats};
 use vswitch_tests::clock::{now_nanos, wait_until};
 use vswitch_tests::flow::{self, Device, Flow, Pace, QUIET, Sink, Until, generate};
+use vswitch_tests::netns::Netns;
+use vswitch_tests::process::{Switch, binary};
 use vswitch_tests::require;
 
 use crate::lan::{Kind, Lan, SOON, flow_between};
@@ -277,4 +279,34 @@ fn invariant_3_holds_while_ports_of_the_fast_path_come_and_go() -> Result<()> {
     }
     ensure!(lan.stats()?.retired.tx_fast > 0, "{:?}", lan.stats()?);
     Ok(())
+}
+
+/// The three capabilities of the `setcap` line are enough, without root.
+#[test]
+fn the_fast_path_needs_no_more_than_the_setcap_line_grants() -> Result<()> {
+    require!(root, tun, "setpriv");
+    let ns = Netns::new("cap")?;
+    let ends = [Device::tap_with_offloads(&ns, "t0")?, Device::tap_with_offloads(&ns, "t1")?];
+    for device in ["t0", "t1"] {
+        ns.up(device)?;
+    }
+    let program = binary("vswitch")?;
+    let mut command = ns.command("setpriv");
+    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+        command.arg(set).arg("-all,+net_admin,+net_raw,+bpf");
+    }
+    command.arg(&program);
+    let switch = Switch::spawn(command, program, &["--port", "netdev:t0", "--port", "netdev:t1"])?;
+    let port = switch.json(&["port", "show", "t0"])?;
+    ensure!(port["ports"][0]["fast_path"] == true, "{port}\n{}", switch.stderr());
+    let flow = flow_between(1, 2, 60);
+    let stats = || -> Result<Stats> { Ok(serde_json::from_value(switch.json(&["stats"])?)?) };
+    wait_until("the fast path to take a flow", SOON, || {
+        let both = [(&ends[0], flow.clone()), (&ends[1], flow.clone().reversed())];
+        let sent = both
+            .into_iter()
+            .all(|(end, flow)| generate(end, &flow, Pace::Saturate, Until::Count(1), None).is_ok());
+        sent && stats().is_ok_and(|stats| stats.total.rx_fast > 0)
+    })
+    .with_context(|| switch.stderr())
 }

@@ -216,6 +216,9 @@ impl FastPort {
 impl Drop for FastPort {
     fn drop(&mut self) {
         self.shared.word32(Some(self.slot), FLAGS).store(0, Ordering::Relaxed);
+        // What still waited is lost with the socket: nobody need wait for it.
+        let slow = self.word(SLOW).load(Ordering::Relaxed);
+        self.word(DONE).store(slow, Ordering::Relaxed);
         self.taken.fetch_and(!(1 << self.slot.0), Ordering::Relaxed);
     }
 }
