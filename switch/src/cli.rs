@@ -94,7 +94,7 @@ pub enum ClientCommand {
 pub enum PortCommand {
     /// Open a port.
     Add {
-        /// NAME, netdev:NAME or tap:NAME, then ,key=value.
+        /// NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value.
         #[arg(value_name = "SPEC")]
         spec: String,
         /// Further keys, which win over those of SPEC.
@@ -224,7 +224,7 @@ pub struct RunArgs {
     /// A vswitch.toml; flags win over it.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// NAME, netdev:NAME or tap:NAME, then ,key=value; without any: tap0 and tap1.
+    /// NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value; without any: tap0 and tap1.
     #[arg(long = "port", value_name = "SPEC")]
     pub ports: Vec<String>,
     /// The switch's name [default: default].

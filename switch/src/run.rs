@@ -59,7 +59,7 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         let _wake = WakeAtEnd(waker);
         engine.run()
     })?;
-    let mut supervisor = Supervisor::new(&config, run_id(), handle, fast);
+    let mut supervisor = Supervisor::new(&config, run_id(), handle, fast, poll.registry().try_clone()?);
 
     let outcome = start(&mut supervisor, &mut links, config)
         .and_then(|()| serve(&mut poll, &mut signals, &mut links, &mut server, &mut supervisor));
@@ -144,6 +144,7 @@ fn serve(
                 }
                 REPORTS => supervisor.take_reports()?,
                 LINKS => supervisor.follow(links)?,
+                token if Supervisor::owns(token) => supervisor.greet(token)?,
                 token => {
                     server.ready(token, now(), &mut |request| supervisor.answer(request));
                     // A port that came or went may need another namespace.

@@ -57,6 +57,7 @@ pub(crate) fn open<'n>(ns: &'n Netns, spec: &str, options: &OpenOptions) -> Resu
     let spec = spec.parse().map_err(|error| OpenError::Option(format!("{error}")))?;
     let opened = ns.enter(|| port::open(&spec, options))?;
     let port::Opened { port, device, notes, .. } = opened;
+    let port = port.expect("an interface is a port from the start");
     Ok(Opened { ns, port, device, slots: Slots::new(), notes, fault: None })
 }
 
@@ -126,8 +127,8 @@ impl Opened<'_> {
     }
 
     /// Changes the device's MTU as the control thread does.
-    pub(crate) fn set_mtu(&self, mtu: u32) -> std::io::Result<()> {
-        let device = &self.device;
+    pub(crate) fn set_mtu(&mut self, mtu: u32) -> std::io::Result<()> {
+        let device = &mut self.device;
         self.ns.enter(|| device.set_mtu(mtu))
     }
 

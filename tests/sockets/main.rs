@@ -1,5 +1,8 @@
 //! Unix sockets with real polling, without root where it is not the point.
 //!
+//! `stream` and `dgram` are ports of a whole switch that an ordinary user runs,
+//! with guests that speak as QEMU does.
+//!
 //! `control` is row A14 of the conformance table as far as the control socket
 //! itself goes; what requests do is tested with the whole switch. `commands`
 //! runs the client commands of the program as it was built.
@@ -8,4 +11,7 @@
 
 mod commands;
 mod control;
+mod dgram;
+mod ports;
 mod rig;
+mod stream;

@@ -12,6 +12,7 @@
 pub mod bpf;
 pub mod clock;
 pub mod flow;
+pub mod guest_socket;
 pub mod iperf;
 mod link;
 #[rustfmt::skip]
@@ -23,3 +24,4 @@ pub mod scenario;
 pub mod skip;
 pub mod start;
 mod sys;
+pub mod user;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::clock::{wait_for, wait_until};
 use crate::netns::Netns;
 use crate::start;
+use crate::user::Ordinary;
 
 /// Time that a switch has to become ready, or to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -85,13 +86,29 @@ impl Switch {
         Switch::start(ns, &args)
     }
 
+    /// Starts `vswitch run ARGS` as an ordinary user, in the namespace of the
+    /// tests.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_as(user: &Ordinary, args: &[&str]) -> Result<Switch> {
+        let program = user.program("vswitch")?;
+        let dir = tempfile::Builder::new().prefix("vt-").tempdir()?;
+        user.give(dir.path())?;
+        Switch::spawn_in(dir, user.command(&program), program, args)
+    }
+
     /// The same from `command`, which runs `vswitch` wherever and as whomever
     /// the caller arranged; `run`, `--control` and `args` are added.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub fn spawn(mut command: Command, program: PathBuf, args: &[&str]) -> Result<Switch> {
-        let dir = tempfile::Builder::new().prefix("vt-").tempdir()?;
+    pub fn spawn(command: Command, program: PathBuf, args: &[&str]) -> Result<Switch> {
+        Switch::spawn_in(tempfile::Builder::new().prefix("vt-").tempdir()?, command, program, args)
+    }
+
+    /// The same with the control socket in `dir`.
+    fn spawn_in(dir: TempDir, mut command: Command, program: PathBuf, args: &[&str]) -> Result<Switch> {
         let control = dir.path().join("switch.sock");
         let name = format!("vt-{}-{}", std::process::id(), serial());
         command.args(["run", "--control"]).arg(&control).args(args);

@@ -6,12 +6,10 @@ use super::error::Fault;
 use super::{Config, ConfigError, Origin};
 use crate::bridge::PORTS_MAX;
 use crate::frame::VlanId;
+use crate::port::SOCKET_PATH_MAX;
 
 /// The longest name of a switch or a port, in bytes.
 pub const NAME_LEN_MAX: usize = 32;
-
-/// The longest path of a unix socket, in bytes: `sun_path` without its NUL.
-pub const SOCKET_PATH_MAX: usize = 107;
 
 /// What of a configuration is at fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,9 +89,11 @@ impl Config {
                     "give one of them another name, as name=uplink",
                 ))
             } else if let Some(other) = targets.insert(&port.spec.target, &port.name) {
+                let (a, what) =
+                    if port.spec.kind.is_socket() { ("a", "socket") } else { ("an", "interface") };
                 Some(Fault::new(
-                    format!("ports `{other}` and `{}` both take interface {}", port.name, port.spec.target),
-                    "an interface is one port: take one of them away",
+                    format!("ports `{other}` and `{}` both take {what} {}", port.name, port.spec.target),
+                    format!("{a} {what} is one port: take one of them away"),
                 ))
             } else if port.mtu.is_some_and(|mtu| !(68..=65_535).contains(&mtu)) {
                 Some(Fault::new(

@@ -8,7 +8,7 @@ use super::error::Fault;
 use super::places::uid_of_user;
 use super::value::{Value, nearest};
 use super::{Config, Isolation, Keys, PortConfig};
-use crate::port::{Kind, PortSpec};
+use crate::port::{Kind, PortSpec, SOCKET_PATH_MAX, is_socket_path};
 
 /// Keys of a port of any kind.
 pub const PORT_KEYS: &[&str] = &[
@@ -48,10 +48,15 @@ const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
 /// A longer spin would only heat the room: an idle second is idle.
 const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
 
+/// The word for a `dgram:` port's peer that is not said beforehand.
+const ANYBODY: &str = "auto";
+
 /// Keys that only ports of `kind` have.
 const fn kind_keys(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Tap => &["offloads"],
+        Kind::Stream => &["mode"],
+        Kind::Dgram => &["peer"],
         Kind::Auto | Kind::Netdev => &[],
     }
 }
@@ -64,7 +69,10 @@ pub(super) fn is_port_key(key: &str, kind: Kind) -> bool {
 /// Reads `KIND:TARGET[,key=value]...`.
 pub(super) fn port_of_spec(text: &str) -> Result<PortConfig, Fault> {
     let mut spec: PortSpec = text.parse().map_err(|e: crate::port::ParseSpecError| {
-        Fault::new(e.to_string(), "a port is NAME, netdev:NAME or tap:NAME, then ,key=value")
+        Fault::new(
+            e.to_string(),
+            "a port is NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value",
+        )
     })?;
     let options = std::mem::take(&mut spec.options);
     let mut port = PortConfig::new(spec);
@@ -93,6 +101,24 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
             let word = if value.bool(key)? { "on" } else { "off" };
             port.spec.options.insert(key.to_owned(), word.to_owned());
         }
+        "mode" if is_port_key(key, port.spec.kind) => {
+            let mode = value.text(key)?;
+            if !matches!(mode, "server" | "client") {
+                return Err(Fault::new(format!("`mode` cannot be `{mode}`"), "write server or client"));
+            }
+            port.spec.options.insert(key.to_owned(), mode.to_owned());
+        }
+        "peer" if is_port_key(key, port.spec.kind) => {
+            let path = value.text(key)?;
+            if path == ANYBODY {
+                port.spec.options.remove(key);
+            } else if is_socket_path(path) && !path.contains(',') {
+                port.spec.options.insert(key.to_owned(), path.to_owned());
+            } else {
+                let fix = format!("write the path of a socket, at most {SOCKET_PATH_MAX} bytes");
+                return Err(Fault::new(format!("`peer` cannot be `{}`", path.escape_debug()), fix));
+            }
+        }
         _ => return Err(unknown_port_key(key, port.spec.kind)),
     }
     Ok(())
@@ -120,8 +146,13 @@ impl PortConfig {
         .map(|(key, value)| (key.to_owned(), value))
         .into();
         for key in kind_keys(self.spec.kind) {
-            let value = self.spec.options.get(*key).map_or("on", String::as_str);
-            keys.insert((*key).to_owned(), Value::Bool(value == "on"));
+            let set = self.spec.options.get(*key).map(String::as_str);
+            let value = match *key {
+                "mode" => Value::from(set.unwrap_or("server")),
+                "peer" => Value::from(set.unwrap_or(ANYBODY)),
+                _ => Value::Bool(set.unwrap_or("on") == "on"),
+            };
+            keys.insert((*key).to_owned(), value);
         }
         keys
     }
@@ -156,8 +187,10 @@ pub(super) fn unknown_key(key: &str, known: &[&str], place: &str) -> Fault {
 
 fn unknown_port_key(key: &str, kind: Kind) -> Fault {
     let own = kind_keys(kind);
-    if own.is_empty() && kind_keys(Kind::Tap).contains(&key) {
-        return Fault::new(format!("only tap: ports have `{key}`"), "leave it out");
+    let others = [Kind::Tap, Kind::Stream, Kind::Dgram].into_iter();
+    if let Some(other) = others.filter(|other| *other != kind).find(|other| kind_keys(*other).contains(&key))
+    {
+        return Fault::new(format!("only {}: ports have `{key}`", other.prefix()), "leave it out");
     }
     unknown_key(key, &[PORT_KEYS, own].concat(), "of a port")
 }
@@ -199,6 +232,8 @@ mod tests {
         for text in [
             "tap0",
             "tap:t1,offloads=off,name=uplink,mtu=9000,max_macs=0",
+            "stream:/run/a.sock,mode=client,mtu=9000",
+            "dgram:/run/b.sock,peer=/run/c.sock,name=zero",
             "netdev:eth0,isolated=on,locked=on,learning=off,flood=off,bcast_flood=off,mcast_flood=off,\
              transparent=on,takeover=on,max_macs=64",
         ] {

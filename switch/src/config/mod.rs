@@ -18,7 +18,7 @@ mod places;
 mod value;
 mod write;
 
-pub use check::{NAME_LEN_MAX, SOCKET_PATH_MAX};
+pub use check::NAME_LEN_MAX;
 pub use diff::{Change, diff};
 pub use error::{ConfigError, Origin};
 pub use flags::Flags;
@@ -27,7 +27,7 @@ pub use places::{Invoker, uid_of_user, user_of_uid};
 pub use value::{Value, duration_text, parse_duration};
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::bridge::{PortSettings, Settings};
@@ -159,6 +159,9 @@ impl PortConfig {
     pub fn new(spec: PortSpec) -> PortConfig {
         let name = match spec.kind {
             Kind::Auto | Kind::Netdev | Kind::Tap => spec.target.clone(),
+            Kind::Stream | Kind::Dgram => Path::new(&spec.target)
+                .file_stem()
+                .map_or_else(|| spec.target.clone(), |stem| stem.to_string_lossy().into_owned()),
         };
         PortConfig { name, spec, mtu: None, takeover: false, flags: PortSettings::default() }
     }

@@ -134,7 +134,7 @@ impl Drop for Lock {
 }
 
 /// Gives the file at `path` to `owner`.
-pub(super) fn give(path: &Path, owner: u32) -> Result<(), LockError> {
+fn give(path: &Path, owner: u32) -> Result<(), LockError> {
     if owner == rustix::process::geteuid().as_raw() {
         return Ok(());
     }

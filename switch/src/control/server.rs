@@ -9,20 +9,18 @@
 //! file descriptors sent along: plain read(2) never receives any, the kernel
 //! closes them.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustix::fs::Mode;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketType;
 
 use super::connection::{Connection, PATIENCE, Turn};
-use super::lock::{LockError, give};
+use super::lock::LockError;
 use super::protocol::{Request, Response};
+use crate::port::socket_file::{SocketFile, SocketFileError};
 
 /// The most clients at a time.
 pub const CLIENTS_MAX: usize = 16;
@@ -70,9 +68,8 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the socket, so that we remove ours only.
-    identity: (u64, u64),
+    /// Removed with the server.
+    file: SocketFile,
     owner: u32,
     registry: Registry,
     first: Token,
@@ -93,28 +90,15 @@ impl Server {
     /// The path is taken, or the kernel refuses it.
     pub fn bind(path: &Path, owner: u32, registry: &Registry, first: Token) -> Result<Server, BindError> {
         let io = |cause| BindError::Io { path: path.to_owned(), cause };
-        remove_stale(path)?;
         let registry = registry.try_clone().map_err(io)?;
-        let mut listener = listen(path).map_err(io)?;
-        let found = fs::symlink_metadata(path).map_err(io)?;
+        let (mut listener, file) = listen(path, owner)?;
         registry.register(&mut listener, first, Interest::READABLE).map_err(io)?;
-        let server = Server {
-            listener,
-            path: path.to_owned(),
-            identity: (found.dev(), found.ino()),
-            owner,
-            registry,
-            first,
-            clients: Default::default(),
-            accept_at: None,
-        };
-        give(path, owner)?;
-        Ok(server)
+        Ok(Server { listener, file, owner, registry, first, clients: Default::default(), accept_at: None })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Whether an event's token is ours.
@@ -244,47 +228,19 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.registry.deregister(&mut self.listener);
-        let ours = |found: &fs::Metadata| (found.dev(), found.ino()) == self.identity;
-        if fs::symlink_metadata(&self.path).as_ref().is_ok_and(ours) {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
-/// A listening socket at `path`, of mode 0600 from its first instant: bind(2)
-/// makes the file with the mode of the socket. Changed by its path afterwards,
-/// it could be another file by then.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    net::listen(&socket, BACKLOG)?;
-    Ok(UnixListener::from_std(socket.into()))
-}
-
-/// Removes a socket that nobody listens on any more.
-fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let io = |cause| BindError::Io { path: path.to_owned(), cause };
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io(e)),
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(BindError::NotASocket { path: path.to_owned() });
-        }
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io),
-        // A live one whose backlog is full.
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-            Err(BindError::InUse { path: path.to_owned(), pid: None })
-        }
-        Err(e) => Err(io(e)),
-        Ok(stream) => {
-            let pid = rustix::net::sockopt::socket_peercred(&stream).ok();
-            let pid = pid.map(|peer| peer.pid.as_raw_nonzero().get());
-            Err(BindError::InUse { path: path.to_owned(), pid })
-        }
-    }
+/// A listening socket at `path`.
+fn listen(path: &Path, owner: u32) -> Result<(UnixListener, SocketFile), BindError> {
+    let io = |cause: io::Error| BindError::Io { path: path.to_owned(), cause };
+    let bound = SocketFile::bind(path, owner, SocketType::STREAM);
+    let (socket, file) = bound.map_err(|error| match error {
+        SocketFileError::InUse { pid } => BindError::InUse { path: path.to_owned(), pid },
+        SocketFileError::NotASocket => BindError::NotASocket { path: path.to_owned() },
+        SocketFileError::Owner { owner } => LockError::Owner { path: path.to_owned(), owner }.into(),
+        SocketFileError::Io(cause) => io(cause),
+    })?;
+    rustix::net::listen(&socket, BACKLOG).map_err(|errno| io(errno.into()))?;
+    Ok((UnixListener::from_std(socket.into()), file))
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::Losses;
 use super::alias::Alias;
+use super::endpoint::Endpoint;
 use super::isolate::{Isolation, IsolationKind};
 use super::leftover::remove_tap;
 use super::peer;
@@ -42,6 +43,8 @@ pub(super) enum Side {
     /// The descriptor, of which this is a second copy; the interface may be in
     /// any namespace.
     Descriptor(OwnedFd),
+    /// A unix socket, and no interface at all.
+    Socket(Box<Endpoint>),
 }
 
 /// What an interface is right now.
@@ -68,7 +71,7 @@ pub enum CloseOutcome {
 }
 
 impl Device {
-    /// The interface's name when it was last looked at.
+    /// The interface's name when it was last looked at, or the socket's path.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -91,7 +94,7 @@ impl Device {
     /// Another namespace than ours that must be watched for it.
     pub fn namespace(&self) -> Option<OwnedFd> {
         match &self.side {
-            Side::Netdev => None,
+            Side::Netdev | Side::Socket(_) => None,
             Side::Descriptor(fd) => tun::namespace(fd).ok(),
         }
     }
@@ -107,6 +110,23 @@ impl Device {
             // It may have been moved: the event that says so comes from the
             // namespace that it left.
             Side::Descriptor(_) => true,
+            Side::Socket(_) => false,
+        }
+    }
+
+    /// The socket, if it is one.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        match &self.side {
+            Side::Socket(endpoint) => Some(endpoint),
+            Side::Netdev | Side::Descriptor(_) => None,
+        }
+    }
+
+    /// The same, to look for a peer.
+    pub fn endpoint_mut(&mut self) -> Option<&mut Endpoint> {
+        match &mut self.side {
+            Side::Socket(endpoint) => Some(endpoint),
+            Side::Netdev | Side::Descriptor(_) => None,
         }
     }
 
@@ -132,6 +152,7 @@ impl Device {
                 }
                 Err(io::Error::other("it moves faster than it can be followed"))
             }
+            Side::Socket(_) => Ok(None),
         }
     }
 
@@ -141,6 +162,10 @@ impl Device {
     /// # Errors
     /// The kernel gave no answer (out of descriptors, say): nothing is known.
     pub fn examine(&mut self) -> io::Result<DeviceState> {
+        if let Side::Socket(endpoint) = &self.side {
+            let up = endpoint.has_peer() && !endpoint.has_lost_peer();
+            return Ok(DeviceState::Present { up, mtu: endpoint.mtu() });
+        }
         Ok(match self.interface()? {
             Some(found) => {
                 let state = DeviceState::Present { up: found.up(), mtu: found.mtu };
@@ -160,6 +185,7 @@ impl Device {
         match self.side {
             Side::Netdev => Losses { tx_lost: lost, rx_missed: 0 },
             Side::Descriptor(_) => Losses { rx_missed: lost, tx_lost: 0 },
+            Side::Socket(_) => Losses::default(),
         }
     }
 
@@ -167,20 +193,25 @@ impl Device {
     ///
     /// # Errors
     /// Whatever the kernel says of it.
-    pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
-        match &self.side {
+    pub fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
+        match &mut self.side {
             Side::Netdev => Rtnl::open()?.change(self.ifindex, &[Change::Mtu(mtu)]),
             Side::Descriptor(fd) => {
                 Rtnl::open_in(tun::namespace(fd)?.as_fd())?.change(self.ifindex, &[Change::Mtu(mtu)])
+            }
+            Side::Socket(endpoint) => {
+                endpoint.set_mtu(mtu);
+                Ok(())
             }
         }
     }
 
     /// Name and number of the process at the other end, if one can be found.
     pub fn peer(&self) -> Option<String> {
-        match self.side {
+        match &self.side {
             Side::Netdev => peer::holder(&self.name),
             Side::Descriptor(_) => None,
+            Side::Socket(endpoint) => endpoint.peer_name().map(str::to_owned),
         }
     }
 

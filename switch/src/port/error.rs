@@ -4,6 +4,8 @@
 
 use std::io;
 
+use super::socket_file::SocketFileError;
+
 /// The `setcap` line that gives a program every right it needs.
 const SETCAP: &str = "sudo setcap cap_net_admin,cap_net_raw,cap_bpf+ep $(command -v vswitch)";
 
@@ -69,6 +71,14 @@ pub enum OpenError {
     /// The loopback interface, a tunnel of layer 3.
     #[error("{0} carries no Ethernet frames: a port needs an interface that ip link shows as link/ether")]
     NotEthernet(String),
+    /// The socket cannot be made.
+    #[error("{path}: {}", socket_fix(error))]
+    Socket {
+        /// Its path.
+        path: String,
+        /// What is in the way.
+        error: SocketFileError,
+    },
     /// An option that this kind of port does not know.
     #[error("{0}")]
     Option(String),
@@ -86,6 +96,25 @@ fn tun_fix(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => "everywhere else all may: sudo chmod 0666 /dev/net/tun",
         _ => "load the driver: sudo modprobe tun; in a container, start it with --device /dev/net/tun",
+    }
+}
+
+fn socket_fix(error: &SocketFileError) -> String {
+    match error {
+        SocketFileError::InUse { pid } => {
+            let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+            format!("another process listens there{pid}\n  end it, or choose another path")
+        }
+        SocketFileError::NotASocket => {
+            "it exists and is not a socket\n  remove it, or choose another path".to_owned()
+        }
+        SocketFileError::Owner { owner } => {
+            format!("cannot give it to uid {owner}\n  run as root, or leave `owner` out")
+        }
+        SocketFileError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+            "its directory does not exist\n  make it, or choose another path".to_owned()
+        }
+        SocketFileError::Io(error) => error.to_string(),
     }
 }
 

@@ -43,6 +43,24 @@ impl Iov {
         if let Some(vnet) = vnet {
             self.0.push(run(ptr::from_ref(vnet).cast(), VnetHeader::LEN));
         }
+        self.add(wire);
+        Some(start..self.0.len())
+    }
+
+    /// Adds `prefix` and the runs of `wire` to a list that leaves in one call;
+    /// false if the kernel would not take so many runs at once.
+    #[inline]
+    pub fn push_behind(&mut self, prefix: &[u8], wire: &Wire<'_>) -> bool {
+        if self.0.len() + wire.rest.len() + 2 > RUNS_MAX {
+            return false;
+        }
+        self.0.push(run(prefix.as_ptr(), prefix.len()));
+        self.add(wire);
+        true
+    }
+
+    #[inline]
+    fn add(&mut self, wire: &Wire<'_>) {
         let mut last = run(wire.head.as_ptr(), wire.head.len());
         for piece in wire.rest {
             if ptr::eq(last.iov_base.cast::<u8>().wrapping_add(last.iov_len), piece.as_ptr()) {
@@ -53,7 +71,12 @@ impl Iov {
             }
         }
         self.0.push(last);
-        Some(start..self.0.len())
+    }
+
+    /// Every run, in order.
+    #[inline]
+    pub fn all(&mut self) -> &mut [libc::iovec] {
+        &mut self.0
     }
 
     /// The runs at `range`, as `push` returned it.

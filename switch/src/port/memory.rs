@@ -350,7 +350,7 @@ impl Port for MemoryPort {
         outcome.fault = shared.tx_fault;
         for (index, wire) in (0u8..).zip(wires) {
             let refusal = match (shared.tx_fault, shared.refuse, &mut shared.room) {
-                (Some(Fault::Down), _, _) => Some(Refusal::Down),
+                (Some(Fault::Down | Fault::Protocol(_)), _, _) => Some(Refusal::Down),
                 (Some(Fault::Gone), _, _) => Some(Refusal::Gone),
                 (Some(Fault::Os(_)), _, _) => Some(Refusal::Error),
                 (None, Some(refusal), _) => Some(refusal),

@@ -10,6 +10,8 @@ mod alias;
 mod bpf;
 mod burst;
 mod device;
+mod dgram;
+mod endpoint;
 mod error;
 mod fast;
 mod finish;
@@ -24,7 +26,9 @@ mod packet;
 mod peer;
 mod pieces;
 mod rtnl;
+pub mod socket_file;
 mod spec;
+mod stream;
 mod tap;
 mod tc;
 mod tun;
@@ -32,13 +36,14 @@ pub mod watch;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
 pub use device::{CloseOutcome, Device, DeviceState};
+pub use endpoint::{Endpoint, Visit};
 pub use error::OpenError;
 pub use fast::{FastFace, FastPath, FastTable, Passed, Slot};
 pub use finish::{Finished, Finisher, as_is, gather};
 pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
-pub use open::{OpenOptions, Opened, exists, open};
-pub use spec::{Kind, ParseSpecError, PortSpec};
+pub use open::{OpenOptions, Opened, may_exist, open};
+pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path};
 
 use std::fmt::Debug;
 use std::io;
@@ -115,6 +120,8 @@ pub enum Fault {
     Down,
     /// Deleted, or moved to another network namespace.
     Gone,
+    /// Its peer broke the framing, in the way that is said here.
+    Protocol(&'static str),
     /// Any other error number.
     Os(i32),
 }

@@ -6,11 +6,13 @@
 //! again when the kernel says that it is back (`supervisor`).
 
 use std::io;
+use std::path::Path;
 
 use netlink_packet_route::AddressFamily;
 
 use super::alias::Alias;
 use super::device::{Device, Side};
+use super::endpoint::Endpoint;
 use super::error::{NET_ADMIN, NET_RAW, OpenError, explain, missing};
 use super::fast::{FastPath, FastPort, Programs};
 use super::isolate::{Isolation, IsolationKind, IsolationMode};
@@ -43,8 +45,8 @@ pub struct OpenOptions {
 /// A port, and what the control thread must keep.
 #[derive(Debug)]
 pub struct Opened {
-    /// For the data thread.
-    pub port: Box<dyn Port>,
+    /// For the data thread; `None` until a peer has come.
+    pub port: Option<Box<dyn Port>>,
     /// For the control thread.
     pub device: Device,
     /// As it was found.
@@ -61,6 +63,7 @@ pub fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
     match spec.kind {
         Kind::Auto | Kind::Netdev => open_netdev(spec, options),
         Kind::Tap => open_tap(spec, options),
+        Kind::Stream | Kind::Dgram => open_socket(spec, options),
     }
 }
 
@@ -153,7 +156,7 @@ fn attach_netdev(
         fast: is_fast,
         tx_dropped_before: now.tx_dropped,
     };
-    Ok(Opened { port: Box::new(port), device, link, notes })
+    Ok(Opened { port: Some(Box::new(port)), device, link, notes })
 }
 
 /// A place on the fast path; without one the port works, and every frame of it
@@ -287,14 +290,45 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         fast: false,
         tx_dropped_before: now.tx_dropped,
     };
-    Ok(Opened { port: Box::new(TapPort::new(tap, link)), device, link, notes })
+    Ok(Opened { port: Some(Box::new(TapPort::new(tap, link))), device, link, notes })
+}
+
+/// A socket's peer comes later, or is found by the first look.
+fn open_socket(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {
+    let path = Path::new(&spec.target);
+    let option = |key: &str| spec.options.get(key).map(String::as_str);
+    let endpoint = match (spec.kind, option("mode")) {
+        (Kind::Dgram, _) => Endpoint::dgram(path, option("peer").map(Path::new), options.owner),
+        (_, Some("client")) => Ok(Endpoint::client(path)),
+        (_, None | Some("server")) => Endpoint::server(path, options.owner),
+        (_, Some(other)) => {
+            return Err(OpenError::Option(format!("mode={other}: write server or client")));
+        }
+    };
+    let mut endpoint = endpoint.map_err(|error| OpenError::Socket { path: spec.target.clone(), error })?;
+    if let Some(mtu) = options.mtu {
+        endpoint.set_mtu(mtu);
+    }
+    let (link, notes) = (endpoint.link(), vec![format!("down ({})", endpoint.waits_for())]);
+    let device = Device {
+        name: spec.target.clone(),
+        ifindex: 0,
+        side: Side::Socket(Box::new(endpoint)),
+        made: None,
+        isolation: None,
+        fast: false,
+        tx_dropped_before: 0,
+    };
+    Ok(Opened { port: None, device, link, notes })
 }
 
 fn user_name(uid: u32) -> String {
     crate::config::user_of_uid(uid).unwrap_or_else(|| format!("uid {uid}"))
 }
 
-/// Whether there is an interface called `name` now.
-pub fn exists(name: &str) -> bool {
-    Rtnl::open().and_then(|mut rtnl| rtnl.find(name)).is_ok_and(|found| found.is_some())
+/// Whether it is worth trying to open `spec` now: its interface is there. A
+/// socket is made by opening it.
+pub fn may_exist(spec: &PortSpec) -> bool {
+    spec.kind.is_socket()
+        || Rtnl::open().and_then(|mut rtnl| rtnl.find(&spec.target)).is_ok_and(|found| found.is_some())
 }

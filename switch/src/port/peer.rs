@@ -28,17 +28,19 @@ pub(super) fn holder(interface: &str) -> Option<String> {
             continue;
         }
         let Some(place) = holds(pid, interface) else { continue };
-        let found = || {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("{} {pid}", name.trim_end())
-        };
         match place {
-            Place::Here => return Some(found()),
-            Place::Unknown => guess = guess.or_else(|| Some(found())),
+            Place::Here => return Some(named(pid)),
+            Place::Unknown => guess = guess.or_else(|| Some(named(pid))),
             Place::Elsewhere => {}
         }
     }
     guess
+}
+
+/// `NAME PID` of a process.
+pub(super) fn named(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("{} {pid}", name.trim_end())
 }
 
 /// Where the interface behind a descriptor is.

@@ -13,6 +13,10 @@ pub enum Kind {
     Netdev,
     /// `tap:`: the file descriptor side of a TAP.
     Tap,
+    /// `stream:`: a unix stream socket, as QEMU's `-netdev stream`.
+    Stream,
+    /// `dgram:`: a unix datagram socket, as QEMU's `-netdev dgram`.
+    Dgram,
 }
 
 impl Kind {
@@ -22,6 +26,8 @@ impl Kind {
             Kind::Auto => "",
             Kind::Netdev => "netdev",
             Kind::Tap => "tap",
+            Kind::Stream => "stream",
+            Kind::Dgram => "dgram",
         }
     }
 
@@ -30,6 +36,16 @@ impl Kind {
         match self {
             Kind::Auto | Kind::Netdev => "netdev",
             Kind::Tap => "tap",
+            Kind::Stream => "stream",
+            Kind::Dgram => "dgram",
+        }
+    }
+
+    /// Whether its target is the path of a unix socket, and no interface.
+    pub const fn is_socket(self) -> bool {
+        match self {
+            Kind::Auto | Kind::Netdev | Kind::Tap => false,
+            Kind::Stream | Kind::Dgram => true,
         }
     }
 }
@@ -39,7 +55,7 @@ impl Kind {
 pub struct PortSpec {
     /// How the device is reached.
     pub kind: Kind,
-    /// The interface's name.
+    /// The interface's name, or the socket's path.
     pub target: String,
     /// `key=value` pairs behind the target, as typed.
     pub options: BTreeMap<String, String>,
@@ -49,11 +65,14 @@ pub struct PortSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSpecError {
     /// The word before the colon is unknown.
-    #[error("unknown port kind `{0}`: use NAME, netdev:NAME or tap:NAME")]
+    #[error("unknown port kind `{0}`: use NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH")]
     Kind(String),
     /// The interface name is empty, too long, or has a forbidden character.
     #[error("`{0}` cannot name an interface: use 1 to 15 bytes without `/`, `:`, `%` and spaces")]
     Interface(String),
+    /// The path of a socket is empty, too long, or has a NUL.
+    #[error("`{0}` cannot be the path of a socket: use 1 to {SOCKET_PATH_MAX} bytes")]
+    Path(String),
     /// An option without `=`.
     #[error("`{0}` is not KEY=VALUE")]
     Option(String),
@@ -71,6 +90,14 @@ pub fn is_interface_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%' | b','))
 }
 
+/// The longest path of a unix socket, in bytes: `sun_path` without its NUL.
+pub const SOCKET_PATH_MAX: usize = 107;
+
+/// Whether a unix socket can be at `path`.
+pub fn is_socket_path(path: &str) -> bool {
+    (1..=SOCKET_PATH_MAX).contains(&path.len()) && !path.contains('\0')
+}
+
 impl FromStr for PortSpec {
     type Err = ParseSpecError;
 
@@ -81,9 +108,15 @@ impl FromStr for PortSpec {
             None => (Kind::Auto, place),
             Some(("netdev", target)) => (Kind::Netdev, target),
             Some(("tap", target)) => (Kind::Tap, target),
+            Some(("stream", target)) => (Kind::Stream, target),
+            Some(("dgram", target)) => (Kind::Dgram, target),
             Some((kind, _)) => return Err(ParseSpecError::Kind(kind.to_owned())),
         };
-        if !is_interface_name(target) {
+        if kind.is_socket() {
+            if !is_socket_path(target) {
+                return Err(ParseSpecError::Path(target.escape_debug().to_string()));
+            }
+        } else if !is_interface_name(target) {
             return Err(ParseSpecError::Interface(target.to_owned()));
         }
         let mut options = BTreeMap::new();
@@ -101,7 +134,9 @@ impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Auto => f.write_str(&self.target)?,
-            Kind::Netdev | Kind::Tap => write!(f, "{}:{}", self.kind.prefix(), self.target)?,
+            Kind::Netdev | Kind::Tap | Kind::Stream | Kind::Dgram => {
+                write!(f, "{}:{}", self.kind.prefix(), self.target)?
+            }
         }
         for (key, value) in &self.options {
             write!(f, ",{key}={value}")?;
@@ -116,7 +151,14 @@ mod tests {
 
     #[test]
     fn specs_read_back_what_they_print() {
-        for text in ["tap0", "netdev:eth1", "tap:t0", "netdev:eth1,isolated=true,max_macs=64"] {
+        for text in [
+            "tap0",
+            "netdev:eth1",
+            "tap:t0",
+            "netdev:eth1,isolated=true,max_macs=64",
+            "stream:/run/user/1000/a b.sock",
+            "dgram:a.sock,peer=/b/c.sock",
+        ] {
             assert_eq!(text.parse::<PortSpec>().unwrap().to_string(), text);
         }
     }
@@ -134,8 +176,14 @@ mod tests {
             "foo:tap0",
             "tap0,x",
             "tap0,a=1,a=2",
+            "stream:",
+            "dgram:a\0b",
         ] {
             assert!(text.parse::<PortSpec>().is_err(), "{text:?}");
         }
+        let fits = format!("stream:/{}", "x".repeat(SOCKET_PATH_MAX - 1));
+        assert!(fits.parse::<PortSpec>().is_ok());
+        let error = format!("{fits}x").parse::<PortSpec>().unwrap_err().to_string();
+        assert!(error.ends_with("use 1 to 107 bytes"), "{error}");
     }
 }

@@ -111,9 +111,11 @@ impl Supervisor {
     fn port_line(&self, held: &Held, snapshot: &Snapshot) -> PortLine {
         let counted = snapshot.ports.iter().find(|port| port.id == held.id);
         let state = match (&held.device, counted.and_then(|port| port.link)) {
-            (None, _) | (_, None) => PortState::Fault,
             (Some(_), Some(link)) if link.up => PortState::Up,
             (Some(_), Some(_)) => PortState::Down,
+            // A socket without a peer has nothing to be wrong with.
+            (Some(device), None) if device.endpoint().is_some() => PortState::Down,
+            (None, _) | (Some(_), None) => PortState::Fault,
         };
         let spec = self.config.port(&held.name).map(|port| &port.spec);
         PortLine {

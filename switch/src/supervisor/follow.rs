@@ -9,9 +9,9 @@ use std::os::fd::AsFd as _;
 
 use crate::engine::{Command, Ended, Report};
 use crate::port::watch::{LinkEvent, NamespaceId, Watcher};
-use crate::port::{Device, DeviceState, Fault, Kind, Opened};
+use crate::port::{Device, DeviceState, Endpoint, Fault, Kind, Opened};
 
-use super::{Supervisor, close};
+use super::{Held, Supervisor, close};
 
 /// Retries of a device that is there and cannot be opened become rarer, up to
 /// one in so many: each may cost a search through /proc.
@@ -25,8 +25,12 @@ impl Supervisor {
     pub fn take_reports(&mut self) -> Result<(), Ended> {
         while let Some(Report::Fault { id, fault }) = self.engine.report()? {
             let Some(position) = self.ports.iter().position(|held| held.id == id) else { continue };
+            if self.ports[position].device.as_ref().is_some_and(|device| device.endpoint().is_some()) {
+                self.take_fault(position, fault)?;
+                continue;
+            }
             match fault {
-                Fault::Down => self.examine(position)?,
+                Fault::Down | Fault::Protocol(_) => self.examine(position)?,
                 // Whatever has its name or number now, the port must be opened
                 // again to have it.
                 Fault::Gone => {
@@ -106,6 +110,9 @@ impl Supervisor {
     pub(super) fn examine(&mut self, position: usize) -> Result<(), Ended> {
         let held = &mut self.ports[position];
         let Some(device) = held.device.as_mut() else { return Ok(()) };
+        if device.endpoint().is_some() {
+            return self.look(position);
+        }
         held.unsure = false;
         match device.examine() {
             Ok(DeviceState::Present { up, mtu }) => {
@@ -148,12 +155,12 @@ impl Supervisor {
         let Some(config) = self.config.port(&held.name).cloned() else { return Ok(()) };
         // A bare name makes its TAP at start-up only: who deletes a TAP of a
         // running switch wants it gone, and who makes one wants it used.
-        if !crate::port::exists(&held.target) {
+        if !crate::port::may_exist(&config.spec) {
             return Ok(());
         }
         match self.open(&config) {
             Ok(Opened { port, device, link, notes }) => {
-                let (id, port) = (self.ports[position].id, Some(port));
+                let id = self.ports[position].id;
                 let swapped = self.engine.ask(|reply| Command::SwapPort { id, port, reply })?;
                 let held = &mut self.ports[position];
                 match swapped {
@@ -170,6 +177,11 @@ impl Supervisor {
                         held.patience = (2 * held.patience).min(PATIENCE_MAX);
                         close(&held.name, device);
                     }
+                }
+                if let Err(error) = self.open_door(position)? {
+                    let held = &mut self.ports[position];
+                    held.note = error.to_string();
+                    held.device.take().and_then(|device| close(&held.name, device));
                 }
             }
             Err(error) => {
@@ -190,7 +202,7 @@ impl Supervisor {
     /// is missing may be there, held by somebody or in use by the host, and no
     /// event says when that ends; another gave no answer.
     pub fn is_waiting(&self) -> bool {
-        self.ports.iter().any(|held| held.unsure || held.device.is_none())
+        self.ports.iter().any(|held| held.unsure || held.device.is_none() || is_silent(held))
     }
 
     /// Asks again for what is missing or unknown.
@@ -205,7 +217,7 @@ impl Supervisor {
                 if self.retries.is_multiple_of(held.patience) {
                     self.reopen(position)?;
                 }
-            } else if held.unsure {
+            } else if held.unsure || is_silent(held) {
                 self.examine(position)?;
             }
         }
@@ -213,16 +225,22 @@ impl Supervisor {
     }
 
     /// Lines that help a user who starts guests by hand: how QEMU opens the
-    /// first TAP that waits for one.
+    /// first TAP that waits for one, or reaches the first socket.
     pub fn hints(&self) -> Option<String> {
         let waiting = self.ports.iter().find(|held| {
             let spec = self.config.port(&held.name).map(|port| port.spec.kind);
             spec == Some(Kind::Auto) && !held.link.up && held.device.is_some()
-        })?;
+        });
+        let Some(waiting) = waiting else { return self.socket_hint() };
         let name = &waiting.target;
         Some(format!(
             "guest: qemu-system-x86_64 … -netdev tap,id=t0,ifname={name},script=no,downscript=no \
              -device e1000,netdev=t0,mac=02:00:00:00:00:01"
         ))
     }
+}
+
+/// Whether its socket has to be looked at without being called.
+fn is_silent(held: &Held) -> bool {
+    held.device.as_ref().and_then(Device::endpoint).is_some_and(Endpoint::is_silent)
 }

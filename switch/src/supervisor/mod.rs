@@ -10,6 +10,7 @@
 
 mod answer;
 mod follow;
+mod sockets;
 
 use std::fmt::Write as _;
 
@@ -67,7 +68,7 @@ pub enum ApplyError {
 #[derive(Debug)]
 struct Held {
     name: String,
-    /// The interface's name in the specification.
+    /// The interface's name in the specification, or the socket's path.
     target: String,
     id: PortId,
     /// `None` while the device is missing.
@@ -80,6 +81,8 @@ struct Held {
     unsure: bool,
     /// It is opened again at one retry of so many.
     patience: u32,
+    /// Who was last turned away while a socket had its peer.
+    turned_away: String,
 }
 
 /// Owner of the devices and of the configuration in force.
@@ -90,6 +93,8 @@ pub struct Supervisor {
     engine: Handle,
     /// What gives ports their places on the kernel's fast path, if it has one.
     fast: Option<FastPath>,
+    /// Where the ports' sockets ask to be looked at.
+    registry: mio::Registry,
     ports: Vec<Held>,
     /// How many retries there were.
     retries: u32,
@@ -99,10 +104,18 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor of an engine that has no ports yet. `config` says which
     /// switch this is; its ports and entries come with the first `apply`. Its
-    /// engine has the other half of `fast`.
-    pub fn new(config: &Config, run_id: String, engine: Handle, fast: Option<FastPath>) -> Supervisor {
+    /// engine has the other half of `fast`. `registry` is told of the ports'
+    /// sockets, by tokens that [`owns`](Self::owns) knows and
+    /// [`greet`](Self::greet) takes.
+    pub fn new(
+        config: &Config,
+        run_id: String,
+        engine: Handle,
+        fast: Option<FastPath>,
+        registry: mio::Registry,
+    ) -> Supervisor {
         let (config, ports) = (config.empty(), Vec::new());
-        Supervisor { config, run_id, engine, fast, ports, retries: 0, stopping: false }
+        Supervisor { config, run_id, engine, fast, registry, ports, retries: 0, stopping: false }
     }
 
     /// The configuration in force.
@@ -213,12 +226,16 @@ impl Supervisor {
         let name = || port.name.clone();
         let Opened { port: device_port, device, link, notes: told } =
             self.open(port).map_err(|error| ApplyError::Open { name: name(), error })?;
-        if let Err(error) = self.hold(port, Some(device_port), link)? {
+        if let Err(error) = self.hold(port, device_port, link)? {
             close(&port.name, device);
             return Err(ApplyError::Register { name: name(), error });
         }
-        if let Some(held) = self.ports.last_mut() {
-            held.device = Some(device);
+        if let Some(position) = self.ports.len().checked_sub(1) {
+            self.ports[position].device = Some(device);
+            if let Err(error) = self.open_door(position)? {
+                self.remove_port(&port.name)?;
+                return Err(ApplyError::Register { name: name(), error });
+            }
         }
         if !told.is_empty() {
             notes.push(format!("{}: {}", port.name, told.join(", ")));
@@ -261,6 +278,7 @@ impl Supervisor {
                 note: String::new(),
                 unsure: false,
                 patience: 1,
+                turned_away: String::new(),
             });
         }
         Ok(added)
