@@ -12,7 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::accel::{self, KvmFacts};
 use crate::disk;
 use crate::guest::Qemu;
-use crate::lab::{Boot, Lab};
+use crate::lab::{Boot, Lab, Link, Network};
+use crate::link;
 use crate::names::{self, Subnet};
 use crate::places::{Places, User};
 use crate::plan::Facts;
@@ -43,7 +44,11 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
             clones.insert(clone);
         }
     }
-    if lab.guests.iter().any(|guest| !guest.nics.is_empty()) {
+    let vswitch = vswitch()?;
+    let no_taps = link::taps(user, &vswitch);
+    let mut nics = lab.guests.iter().flat_map(|guest| &guest.nics);
+    let wants_tap = |network: &Network| network.link == Link::Tap;
+    if nics.any(|nic| lab.networks.iter().any(|it| it.name == nic.network && wants_tap(it))) {
         check_tun()?;
     }
     let kvm = KvmFacts::probe();
@@ -55,12 +60,13 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
     Ok(Facts {
         user: user.clone(),
         places,
-        vswitch: vswitch()?,
+        vswitch,
         qemu: qemu()?,
         accels,
         ssh_ports: ssh_ports(lab, user.uid, recorded)?,
         formats,
         clones,
+        no_taps,
     })
 }
 

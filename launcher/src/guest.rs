@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::accel::Accel;
 use crate::command::{Command, option};
 use crate::lab::{Boot, DiskBus, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Machine, Model, Nic};
+use crate::link::Attachment;
 use crate::names;
 use crate::places::{Drop, Places};
 
@@ -28,8 +29,8 @@ pub struct Qemu {
 /// What a guest's command line depends on beside the lab file.
 #[derive(Debug)]
 pub struct GuestFacts<'f> {
-    /// Whose lab it is.
-    pub uid: u32,
+    /// How each of its lab NICs is joined to its switch.
+    pub links: &'f [Attachment],
     /// How root is shed.
     pub drop: &'f Drop,
     /// The lab's directories.
@@ -65,7 +66,13 @@ fn arguments(lab: &Lab, guest: &Guest, facts: &GuestFacts<'_>) -> Vec<String> {
         Machine::Pc => "pc",
         Machine::Q35 => "q35",
     };
-    line.pair("-machine", format!("{machine},accel={}", facts.accel.name()));
+    let shares = facts.links.iter().any(Attachment::shares_memory);
+    // Sealed, as QEMU makes it: whoever shares it cannot cut it short.
+    let memory = if shares { ",memory-backend=ram" } else { "" };
+    line.pair("-machine", format!("{machine},accel={}{memory}", facts.accel.name()));
+    if shares {
+        line.pair("-object", format!("memory-backend-memfd,id=ram,size={}M,share=on", guest.memory_mib));
+    }
     line.pair("-cpu", guest.cpu.as_deref().unwrap_or_else(|| facts.accel.cpu()));
     line.pair("-smp", guest.cpus.to_string());
     line.pair("-m", guest.memory_mib.to_string());
@@ -75,8 +82,8 @@ fn arguments(lab: &Lab, guest: &Guest, facts: &GuestFacts<'_>) -> Vec<String> {
     monitor_and_console(&mut line, guest, facts.places);
     boot(&mut line, guest, facts.disk);
     internet(&mut line, lab, guest, facts.ssh_port);
-    for (position, nic) in guest.nics.iter().enumerate() {
-        lab_nic(&mut line, lab, guest, (position, nic), facts.uid);
+    for (position, (nic, link)) in guest.nics.iter().zip(facts.links).enumerate() {
+        lab_nic(&mut line, lab, (position, nic), link, facts.qemu);
     }
     line.0.extend(guest.qemu_args.iter().cloned());
     line.0
@@ -167,10 +174,11 @@ fn internet(line: &mut Line, lab: &Lab, guest: &Guest, ssh_port: Option<u16>) {
     line.pair("-device", device(Model::Virtio, "internet", mac, INTERNET_SLOT, 1500));
 }
 
-fn lab_nic(line: &mut Line, lab: &Lab, guest: &Guest, (position, nic): (usize, &Nic), uid: u32) {
+fn lab_nic(line: &mut Line, lab: &Lab, (position, nic): (usize, &Nic), link: &Attachment, qemu: &Qemu) {
     let id = format!("lab{position}");
-    let interface = nic.interface(uid, &lab.name, &guest.name);
-    line.pair("-netdev", format!("tap,id={id},ifname={interface},script=no,downscript=no"));
+    for (flag, value) in link.arguments(&id, qemu) {
+        line.pair(flag, value);
+    }
     let mtu = lab.networks.iter().find(|network| network.name == nic.network).map_or(1500, |n| n.mtu);
     line.pair("-device", device(nic.model, &id, nic.mac, FIRST_LAB_SLOT + position, mtu));
 }
@@ -189,16 +197,20 @@ fn device(model: Model, netdev: &str, mac: impl std::fmt::Display, slot: usize, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::places::{Roots, User};
+    use crate::places::Roots;
 
     fn line(keys: &str, drop: &Drop, version: (u32, u32)) -> String {
+        line_with(keys, &[Attachment::Tap("tap0".to_owned())], drop, version)
+    }
+
+    fn line_with(keys: &str, links: &[Attachment], drop: &Drop, version: (u32, u32)) -> String {
         let text = format!("[networks.lan]\nsubnet = \"192.168.1.0/24\"\nmtu = 9000\n[guests.zero]\n{keys}");
         let lab = crate::lab::parse(&text, Path::new("lab.toml"), Path::new("/labs/ping")).unwrap();
         let roots = Roots { run: "/run/vlab".into(), state: "/s".into(), data: "/d".into() };
         let qemu = Qemu { program: "qemu-system-x86_64".into(), version };
         let guest = &lab.guests[0];
         let facts = GuestFacts {
-            uid: User { uid: 0, drop: drop.clone() }.uid,
+            links,
             drop,
             places: &roots.lab("ping"),
             qemu: &qemu,
@@ -227,6 +239,22 @@ mod tests {
             .replace("UUID", &names::uuid("ping", "zero"))
             .replace("MAC", &names::mac("ping", "zero", ":internet").to_string());
         assert_eq!(line(keys, &Drop::Nothing, (10, 0)), expected);
+    }
+
+    #[test]
+    fn vhost_user_shares_the_memory_once() {
+        let keys = "kernel = \"k\"\nmemory = \"512M\"\ninternet = false\nnics = [\"lan\", \"lan\"]";
+        let links = [Attachment::VhostUser("/r/a".into()), Attachment::VhostUser("/r/b".into())];
+        let line = line_with(keys, &links, &Drop::Nothing, (10, 0));
+        assert!(line.contains(" -machine pc,accel=tcg,memory-backend=ram "), "{line}");
+        assert_eq!(line.matches(" -object memory-backend-memfd,id=ram,size=512M,share=on ").count(), 1);
+        for (number, path) in [(0, "/r/a"), (1, "/r/b")] {
+            let chardev = format!(" -chardev socket,id=lab{number}c,path={path},reconnect-ms=500 ");
+            let netdev = format!(" -netdev vhost-user,id=lab{number},chardev=lab{number}c ");
+            assert!(line.contains(&chardev) && line.contains(&netdev), "{line}");
+        }
+        let stream = [Attachment::Stream("/r/a".into()), Attachment::Stream("/r/b".into())];
+        assert!(!line_with(keys, &stream, &Drop::Nothing, (10, 0)).contains("memory-backend"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod down;
 pub mod facts;
 pub mod guest;
 pub mod lab;
+pub mod link;
 pub mod lock;
 pub mod names;
 pub mod places;

@@ -181,6 +181,11 @@ impl Places {
         self.run.join(format!("{guest}.qmp"))
     }
 
+    /// The switch's socket for the NIC called `nic` on `network`.
+    pub fn port(&self, nic: &str, network: &str) -> PathBuf {
+        self.run.join(format!("{nic}.{network}.port"))
+    }
+
     /// The serial console of `guest`.
     pub fn serial(&self, guest: &str) -> PathBuf {
         self.run.join(format!("{guest}.serial"))

@@ -13,6 +13,7 @@ use crate::accel::Accel;
 use crate::command::{Command, quote};
 use crate::guest::{self, GuestFacts, Qemu};
 use crate::lab::{Address, Boot, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Network};
+use crate::link::{self, Attachment};
 use crate::names;
 use crate::places::{Places, SOCKET_PATH_LEN_MAX, User};
 use crate::state::{GuestRecord, NicRecord, SwitchRecord};
@@ -36,6 +37,8 @@ pub struct Facts {
     pub formats: BTreeMap<PathBuf, String>,
     /// Clones that are there already.
     pub clones: BTreeSet<PathBuf>,
+    /// Why the switch cannot have TAPs; `None`: it can.
+    pub no_taps: Option<String>,
 }
 
 /// One thing that `up` makes.
@@ -85,6 +88,21 @@ pub enum PlanError {
     /// A unix socket's path does not fit.
     #[error("the socket path {} has {} bytes, and at most {SOCKET_PATH_LEN_MAX} fit: shorten the lab's or the guest's name, or set XDG_RUNTIME_DIR to a shorter path", .0.display(), .0.as_os_str().len())]
     SocketPath(PathBuf),
+    /// QEMU has no such network device yet.
+    #[error("link {link} needs QEMU {}.{}, and this is {}.{}: choose another `link`, or a newer QEMU (QEMU=PATH)", needs.0, needs.1, has.0, has.1)]
+    OldQemu {
+        /// The link.
+        link: &'static str,
+        /// The first version that has it.
+        needs: (u32, u32),
+        /// This version.
+        has: (u32, u32),
+    },
+    /// QEMU gives root up, and then may not reach root's socket.
+    #[error(
+        "guest {0}: link dgram is for QEMU with one user's rights from start to end: run vlab as an ordinary user, or choose another `link`"
+    )]
+    DgramAsRoot(String),
 }
 
 /// The steps that bring `lab` up.
@@ -108,12 +126,19 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
         steps.push(switch_step(lab, network, facts));
     }
     for guest in &lab.guests {
-        for socket in [places.qmp(&guest.name), places.serial(&guest.name)] {
+        let links = guest.nics.iter().map(|nic| Attachment::of(lab, guest, nic, facts));
+        let links: Vec<Attachment> = links.collect();
+        let mut sockets = vec![places.qmp(&guest.name), places.serial(&guest.name)];
+        for link in &links {
+            link.check(&guest.name, &facts.qemu, &facts.user)?;
+            sockets.extend(link.sockets());
+        }
+        for socket in sockets {
             if socket.as_os_str().len() > SOCKET_PATH_LEN_MAX {
                 return Err(PlanError::SocketPath(socket));
             }
         }
-        steps.push(guest_step(lab, guest, facts));
+        steps.push(guest_step(lab, guest, &links, facts));
     }
     Ok(steps)
 }
@@ -145,13 +170,13 @@ fn switch_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
         format!("# Written by vlab for network {} of lab {}.\nports = [\n", network.name, lab.name);
     let string = |text: &str| toml::Value::String(text.to_owned()).to_string();
     for (guest, nic) in members(lab, network) {
-        let interface = nic.interface(facts.user.uid, &lab.name, &guest.name);
+        let spec = Attachment::of(lab, guest, nic, facts).spec();
         let name = names::numbered(&guest.name, nic.index);
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(
             text,
             "  {{ spec = {}, name = {}, mtu = {} }},",
-            string(&interface),
+            string(&spec),
             string(&name),
             network.mtu
         );
@@ -208,12 +233,15 @@ fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
         log: Some(log.clone()),
     };
     let interfaces = members(lab, network)
-        .map(|(guest, nic)| nic.interface(facts.user.uid, &lab.name, &guest.name))
+        .filter_map(|(guest, nic)| match Attachment::of(lab, guest, nic, facts) {
+            Attachment::Tap(interface) => Some(interface),
+            Attachment::VhostUser(_) | Attachment::Stream(_) | Attachment::Dgram(_) => None,
+        })
         .collect();
     let record = SwitchRecord {
         network: network.name.clone(),
         name,
-        link: "tap".to_owned(),
+        link: link::words(lab, network, facts).join("+"),
         process: None,
         control: None,
         argv: command.argv.clone(),
@@ -225,7 +253,7 @@ fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
     Step::Switch { record, command }
 }
 
-fn guest_step(lab: &Lab, guest: &Guest, facts: &Facts) -> Step {
+fn guest_step(lab: &Lab, guest: &Guest, links: &[Attachment], facts: &Facts) -> Step {
     let places = &facts.places;
     let name = guest.name.as_str();
     let (accel, accel_reason) = facts.accels.get(name).cloned().unwrap_or((Accel::Tcg, None));
@@ -236,7 +264,7 @@ fn guest_step(lab: &Lab, guest: &Guest, facts: &Facts) -> Step {
     };
     let ssh_port = guest.internet.then(|| facts.ssh_ports.get(name).copied()).flatten();
     let guest_facts = GuestFacts {
-        uid: facts.user.uid,
+        links,
         drop: &facts.user.drop,
         places,
         qemu: &facts.qemu,
@@ -245,11 +273,11 @@ fn guest_step(lab: &Lab, guest: &Guest, facts: &Facts) -> Step {
         disk: disk.as_ref().map(|(path, format)| (path.as_path(), *format)),
     };
     let command = guest::command(lab, guest, &guest_facts);
-    let nics = guest.nics.iter().enumerate().map(|(position, nic)| NicRecord {
+    let nics = guest.nics.iter().zip(links).enumerate().map(|(position, (nic, link))| NicRecord {
         network: nic.network.clone(),
         switch: switch_name(&lab.name, &nic.network),
         port: names::numbered(name, nic.index),
-        interface: nic.interface(facts.user.uid, &lab.name, name),
+        interface: link.place(),
         mac: nic.mac,
         address: match nic.address {
             Address::Static(address) => Some(address.to_string()),

@@ -36,7 +36,7 @@ pub struct SwitchRecord {
     pub network: String,
     /// `LAB-NET`.
     pub name: String,
-    /// How guests are attached.
+    /// How guests are joined to it: `tap`, `stream`, `vhost-user+stream`.
     pub link: String,
     /// Absent: about to be started.
     pub process: Option<Process>,
@@ -63,7 +63,7 @@ pub struct NicRecord {
     pub switch: String,
     /// The port there.
     pub port: String,
-    /// The TAP.
+    /// The TAP, or the path of the switch's socket.
     pub interface: String,
     /// The guest's MAC.
     pub mac: MacAddr,

@@ -59,7 +59,7 @@ pub struct NicStatus {
     pub address: Option<String>,
     /// Its MAC.
     pub mac: String,
-    /// The TAP.
+    /// The TAP, or the path of the switch's socket.
     pub interface: String,
     /// What Linux calls it inside.
     pub guest_interface: String,

@@ -51,6 +51,7 @@ fn steps(places: &Places) -> Vec<Step> {
         ssh_ports: names.iter().zip(20_000..).map(|(name, port)| ((*name).to_owned(), port)).collect(),
         formats: BTreeMap::from([(PathBuf::from("/l/arch.qcow2"), "qcow2".to_owned())]),
         clones: BTreeSet::new(),
+        no_taps: None,
     };
     plan(&lab, &facts).unwrap()
 }

@@ -7,5 +7,6 @@
 
 mod internet;
 mod lab;
+mod links;
 mod traffic;
 mod tutorial;

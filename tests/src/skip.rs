@@ -18,6 +18,8 @@ pub enum Need {
     Tun,
     /// A program in PATH.
     Program(&'static str),
+    /// Ports of this kind in the switch.
+    Port(&'static str),
 }
 
 impl Need {
@@ -27,6 +29,7 @@ impl Need {
             Need::Root => rustix::process::geteuid().is_root() && may_make_namespaces(),
             Need::Tun => Path::new("/dev/net/tun").exists(),
             Need::Program(name) => find_program(name),
+            Need::Port(kind) => format!("{kind}:/x").parse::<vswitch::port::PortSpec>().is_ok(),
         }
     }
 }
@@ -77,6 +80,7 @@ pub fn is_missing(test: &str, needs: &[Need]) -> bool {
         Need::Root => "root and network namespaces".to_owned(),
         Need::Tun => "/dev/net/tun".to_owned(),
         Need::Program(name) => format!("the program {name}"),
+        Need::Port(kind) => format!("{kind} ports"),
     };
     let forbidden = std::env::var_os("VSWITCH_NO_SKIP").is_some_and(|value| !value.is_empty());
     assert!(!forbidden, "{test} needs {text}");
@@ -93,7 +97,7 @@ pub fn name_of<T>(_: T) -> &'static str {
 }
 
 /// Returns from the test, counted as skipped, unless the host has everything
-/// named: `root`, `tun`, or a program's name as a string.
+/// named: `root`, `tun`, a program's name as a string, or `(port "KIND")`.
 #[macro_export]
 macro_rules! require {
     ($($need:tt),+ $(,)?) => {{
@@ -105,6 +109,7 @@ macro_rules! require {
     }};
     (@one root) => { $crate::skip::Need::Root };
     (@one tun) => { $crate::skip::Need::Tun };
+    (@one (port $kind:literal)) => { $crate::skip::Need::Port($kind) };
     (@one $program:literal) => { $crate::skip::Need::Program($program) };
 }
 

@@ -13,6 +13,7 @@ use vlab::clock;
 use vlab::down::{Options, take_down};
 use vlab::facts;
 use vlab::lab::{Address, Boot, Lab};
+use vlab::link;
 use vlab::lock::Lock;
 use vlab::places::Places;
 use vlab::plan::{self, Facts};
@@ -148,6 +149,9 @@ fn is_up(file: &Path, digest: &str, places: &Places, machine: &mut Machine) -> R
 fn notes(lab: &Lab, facts: &Facts) {
     for warning in facts::overlapping_routes(lab) {
         eprintln!("warning: {warning}");
+    }
+    for choice in link::choices(lab, facts) {
+        eprintln!("{choice}");
     }
     let mut reasons: Vec<&String> = facts.accels.values().filter_map(|(_, why)| why.as_ref()).collect();
     reasons.dedup();

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::reader::{LabError, Source};
-use super::{Address, Boot, Guest, Network};
+use super::{Address, Boot, Guest, Link, Model, Network};
 
 /// Checks `guests` (each with its place in the file) against each other and
 /// completes them.
@@ -17,6 +17,7 @@ pub fn between(
     source: Source<'_>,
 ) -> Result<(), LabError> {
     claimed_once(guests, source)?;
+    fit_their_links(guests, networks, source)?;
     choose_addresses(guests, networks, source)?;
     for (at, guest) in guests {
         fill_placeholders(guest).map_err(|e| source.fault(*at, e))?;
@@ -65,6 +66,40 @@ fn claimed_once(guests: &[(usize, Guest)], source: Source<'_>) -> Result<(), Lab
         {
             let message = format!("{} is other guests' base and must not be written", path.display());
             return Err(source.fault(*at, format!("disk of guest {}: {message}", guest.name)));
+        }
+    }
+    Ok(())
+}
+
+/// What only some links have is not asked of others.
+fn fit_their_links(
+    guests: &[(usize, Guest)],
+    networks: &[Network],
+    source: Source<'_>,
+) -> Result<(), LabError> {
+    for (at, guest) in guests {
+        for nic in &guest.nics {
+            let Some(network) = networks.iter().find(|network| network.name == nic.network) else { continue };
+            let fault = |text: String| Err(source.fault(*at, format!("guest {}: {text}", guest.name)));
+            let link = match network.link {
+                Link::Auto | Link::Tap => continue,
+                Link::VhostUser if nic.model != Model::Virtio => {
+                    return fault(format!(
+                        "network {} has link vhost-user, which joins model virtio only: \
+                         leave `model` out, or choose link stream",
+                        network.name
+                    ));
+                }
+                Link::VhostUser => "vhost-user",
+                Link::Stream => "stream",
+                Link::Dgram => "dgram",
+            };
+            if nic.ifname.is_some() {
+                return fault(format!(
+                    "network {} has link {link}, without interfaces: leave `ifname` out, or choose link tap",
+                    network.name
+                ));
+            }
         }
     }
     Ok(())

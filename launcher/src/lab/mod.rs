@@ -41,6 +41,8 @@ pub struct Lab {
 pub struct Network {
     /// At most 10 bytes.
     pub name: String,
+    /// How guests are joined to it.
+    pub link: Link,
     /// Absent: layer 2 only.
     pub subnet: Option<Subnet>,
     /// Largest layer-3 packet in bytes, on ports and guests.
@@ -49,6 +51,22 @@ pub struct Network {
     pub ports: Vec<toml::Value>,
     /// `[switch]` keys passed on to `vswitch.toml`.
     pub switch: toml::Table,
+}
+
+/// How guests are joined to a network's switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Link {
+    /// By TAPs where they can be had, else by sockets.
+    Auto,
+    /// By TAPs.
+    Tap,
+    /// By virtqueues in shared memory.
+    VhostUser,
+    /// By stream sockets.
+    Stream,
+    /// By datagram sockets.
+    Dgram,
 }
 
 /// What a guest boots from.

@@ -12,7 +12,8 @@ use vswitch::port::PortSpec;
 
 use super::guest_keys::{Context, read_guest};
 use super::reader::{Item, Keys, LabError, Source};
-use super::{Lab, Network, check};
+use super::{Lab, Link, Network, check};
+use crate::link::has_vhost_user;
 use crate::names::{self, NAME_LEN_MAX, NETWORK_LEN_MAX, Subnet};
 
 /// Reads `text`, which stands in `file` (named in errors) inside `folder`
@@ -88,16 +89,16 @@ fn check_name(name: &str, len_max: usize, what: &str) -> Result<(), String> {
 
 fn read_network(name: &str, item: &Item<'_>) -> Result<Network, LabError> {
     let keys = item.table(format!("network {name}"))?;
-    if let Some(link) = keys.item("link") {
-        let built = Some(());
-        link.word(&[
-            ("auto", built),
-            ("tap", built),
-            ("vhost-user", None),
-            ("stream", None),
-            ("dgram", None),
-        ])?;
-    }
+    let link = match keys.item("link") {
+        Some(link) => link.word(&[
+            ("auto", Some(Link::Auto)),
+            ("tap", Some(Link::Tap)),
+            ("vhost-user", has_vhost_user().then_some(Link::VhostUser)),
+            ("stream", Some(Link::Stream)),
+            ("dgram", Some(Link::Dgram)),
+        ])?,
+        None => Link::Auto,
+    };
     let subnet = match keys.item("subnet") {
         Some(item) => Some(Subnet::parse(item.text()?).map_err(|e| item.fault(e))?),
         None => None,
@@ -127,5 +128,5 @@ fn read_network(name: &str, item: &Item<'_>) -> Result<Network, LabError> {
         switch.insert(key.to_owned(), value.value()?);
     }
     keys.finish()?;
-    Ok(Network { name: name.to_owned(), subnet, mtu, ports, switch })
+    Ok(Network { name: name.to_owned(), link, subnet, mtu, ports, switch })
 }

@@ -157,14 +157,42 @@ fn what_is_not_built_is_refused_at_its_place() {
         assert!(fault.contains("not available in this version"), "{fault}");
         assert!(fault.starts_with(&format!("lab.toml:{place}:")), "{fault}");
     }
-    for link in ["vhost-user", "stream", "dgram"] {
-        let e = read(&format!("[networks.lan]\nlink = \"{link}\"\n")).unwrap_err();
-        assert_eq!(
-            e.to_string(),
-            format!("lab.toml:2:8: link = \"{link}\" is not available in this version")
+    assert!(read("[networks.lan]\nhost = \"10.0.0.1\"\n").unwrap_err().message.contains("not available"));
+}
+
+#[test]
+fn links_are_read_and_what_they_cannot_carry_is_refused() {
+    let lab = |link: &str, nic: &str| {
+        read(&format!(
+            "[networks.lan]\n{link}\n[guests.a]\nkernel = \"k\"\nnics = [{{ network = \"lan\"{nic} }}]\n"
+        ))
+    };
+    for (text, link) in [
+        ("", Link::Auto),
+        ("link = \"auto\"", Link::Auto),
+        ("link = \"tap\"", Link::Tap),
+        ("link = \"stream\"", Link::Stream),
+        ("link = \"dgram\"", Link::Dgram),
+    ] {
+        assert_eq!(lab(text, "").unwrap().networks[0].link, link);
+    }
+    for link in ["stream", "dgram"] {
+        let e = lab(&format!("link = \"{link}\""), ", ifname = \"tap0\"").unwrap_err();
+        assert!(
+            e.message.contains(&format!("has link {link}, without interfaces: leave `ifname` out")),
+            "{e}"
         );
     }
-    assert!(read("[networks.lan]\nhost = \"10.0.0.1\"\n").unwrap_err().message.contains("not available"));
+    let vhost_user = lab("link = \"vhost-user\"", ", model = \"e1000\"").unwrap_err();
+    if crate::link::has_vhost_user() {
+        assert!(vhost_user.message.contains("joins model virtio only"), "{vhost_user}");
+        assert_eq!(lab("link = \"vhost-user\"", "").unwrap().networks[0].link, Link::VhostUser);
+    } else {
+        assert_eq!((vhost_user.line, vhost_user.column), (2, 8), "{vhost_user}");
+        assert!(vhost_user.message.contains("not available in this version"), "{vhost_user}");
+    }
+    let e = lab("link = \"bridge\"", "").unwrap_err();
+    assert!(e.message.contains("`link` is one of auto, tap, vhost-user, stream, dgram"), "{e}");
 }
 
 #[test]

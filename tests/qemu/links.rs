@@ -1,0 +1,295 @@
+//! Labs of an ordinary user, without any privilege, one for each kind of link
+//! that needs none: ping, TCP both ways, a guest that reboots, and a switch that
+//! is killed under traffic and started again.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use vswitch_tests::clock::{Deadline, now_nanos, wait_for, wait_until};
+use vswitch_tests::netns::run;
+use vswitch_tests::process::end_child;
+use vswitch_tests::qemu::{Console, Turn, images};
+use vswitch_tests::require;
+use vswitch_tests::start;
+use vswitch_tests::user::Ordinary;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const FIRST: &str = "192.168.1.150";
+const SECOND: &str = "192.168.1.151";
+
+/// How long guests may be without each other when their switch is started
+/// again: QEMU looks for it twice a second.
+const BLACKOUT: Duration = Duration::from_secs(1);
+
+/// A lab of two guests; taken down when dropped.
+struct Lab {
+    user: Ordinary,
+    name: String,
+    file: PathBuf,
+    /// A switch that was started in the place of a killed one.
+    again: Option<Child>,
+}
+
+impl Lab {
+    fn new(link: &str, models: [&str; 2]) -> Result<Lab> {
+        let user = Ordinary::new()?;
+        let name = format!("vt{}-{link}", std::process::id());
+        // The sources may lie where this user may not look.
+        let (kernel, initrd) = images()?;
+        for (from, to) in [(kernel, "vmlinuz"), (initrd, "initrd")] {
+            run(Command::new("cp").arg(from).arg(user.home().join(to)))?;
+            user.give(&user.home().join(to))?;
+        }
+        let text = format!(
+            r#"
+name = "{name}"
+
+[networks.lan]
+subnet = "192.168.1.0/24"
+link = "{link}"
+
+[defaults]
+kernel = "vmlinuz"
+initrd = "initrd"
+cmdline = "console=ttyS0 quiet hostname={{name}} ip={{lan.address}} labmac={{lan.mac}} role=iperf-server"
+memory = "256M"
+accel = "tcg"
+ready = "console:guest: ready"
+
+[guests.zero]
+nics = [{{ network = "lan", address = "{FIRST}", model = "{}" }}]
+
+[guests.one]
+nics = [{{ network = "lan", address = "{SECOND}", model = "{}" }}]
+"#,
+            models[0], models[1]
+        );
+        let file = user.write("lab.toml", &text)?;
+        Ok(Lab { user, name, file, again: None })
+    }
+
+    /// Runs `vlab COMMAND`, which must succeed; returns stdout and stderr.
+    fn vlab(&self, command: &str) -> Result<(String, String)> {
+        let mut vlab = self.user.command(self.user.program("vlab")?);
+        vlab.env("VSWITCH", self.user.program("vswitch")?);
+        let output = start::output(vlab.args([command, "--lab"]).arg(&self.file)).context("vlab")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        ensure!(output.status.success(), "vlab {command}: {}: {stderr}", output.status);
+        Ok((stdout, stderr))
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.user.home().join("run/vlab").join(&self.name)
+    }
+
+    fn control(&self) -> PathBuf {
+        self.user.home().join("run/vswitch").join(format!("{}-lan.sock", self.name))
+    }
+
+    /// What `vswitch show` says of the lab's switch.
+    fn show(&self) -> Result<Value> {
+        let mut show = self.user.command(self.user.program("vswitch")?);
+        let output = start::output(show.args(["show", "--json", "--control"]).arg(self.control()))?;
+        serde_json::from_slice(&output.stdout).context("vswitch show")
+    }
+
+    fn are_ports_up(&self) -> bool {
+        self.show().is_ok_and(|show| {
+            let ports = show["ports"].as_array();
+            ports.is_some_and(|ports| ports.len() == 2 && ports.iter().all(|port| port["state"] == "up"))
+        })
+    }
+
+    /// The shell on a guest's serial console.
+    fn console(&self, guest: &str) -> Result<Console> {
+        let path = self.run_dir().join(format!("{guest}.serial"));
+        let stream = UnixStream::connect(&path).with_context(|| path.display().to_string())?;
+        let mut console = Console::new(stream.try_clone()?, stream);
+        console.send("\n")?;
+        console.log_in()?;
+        Ok(console)
+    }
+
+    /// Processes that bear the lab's name, with their uids.
+    fn processes(&self) -> Result<Vec<(i32, String, String)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&self.name) {
+                let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+                found.push((pid, line, status));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Kills the switch, and starts it with the very same words.
+    fn restart_switch(&mut self) -> Result<()> {
+        let pid = self.show()?["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("a pid")?;
+        let line = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+        let words: Vec<String> = line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        kill_process(Pid::from_raw(pid).context("a pid")?, Signal::KILL)?;
+        wait_until("the switch to be gone", LIMIT, || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
+        })?;
+        let mut command = self.user.command(&words[0]);
+        command.args(&words[1..]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        self.again = Some(start::spawn(&mut command)?);
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.vlab("down");
+        if let Some(switch) = &mut self.again {
+            end_child(switch);
+        }
+    }
+}
+
+/// Two seconds of TCP from the guest at `console` to `peer`, or back; Mbit/s.
+fn tcp(console: &mut Console, peer: &str, options: &str) -> Result<f64> {
+    let line = format!("iperf3 -J -t 2 --connect-timeout 5000 -c {peer} {options}");
+    let text = console.run(&line, LIMIT)?;
+    let json: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let bits = json["end"]["sum_received"]["bits_per_second"].as_f64();
+    bits.map(|bits| bits / 1e6).with_context(|| format!("no sum in {text}"))
+}
+
+fn ping(console: &mut Console, peer: &str) -> Result<()> {
+    let output = console.run(&format!("ping -c 3 {peer}"), LIMIT)?;
+    ensure!(output.contains(" 0% packet loss"), "{output}");
+    Ok(())
+}
+
+/// Everything that a link must carry and survive.
+fn lives(link: &str, chosen: &str, models: [&str; 2]) -> Result<()> {
+    let _turn = Turn::take();
+    let mut lab = Lab::new(link, models)?;
+    let (stdout, stderr) = lab.vlab("up")?;
+    let row = stdout.lines().find(|line| line.starts_with("lan")).context(stdout.clone())?;
+    ensure!(row.split_whitespace().nth(1) == Some(chosen), "{stdout}");
+    let said = stderr.lines().any(|line| line.starts_with(&format!("lan: link {chosen}, no TAPs: ")));
+    ensure!(said == (link == "auto"), "auto, and only that, says what it chose: {stderr}");
+
+    for (_, line, status) in lab.processes()? {
+        let uids = status.lines().find(|line| line.starts_with("Uid:")).context("Uid:")?;
+        let own = lab.user.uid().to_string();
+        ensure!(uids.split_whitespace().skip(1).all(|uid| uid == own), "{line} runs as {uids}");
+        // A second look for what has ended meanwhile is not worth it.
+        let rights = status.lines().find(|line| line.starts_with("CapPrm:")).context("CapPrm:")?;
+        ensure!(own == "0" || rights.ends_with("0000000000000000"), "{line} has {rights}");
+    }
+    let (mut zero, mut one) = (lab.console("zero")?, lab.console("one")?);
+    ping(&mut zero, SECOND)?;
+    ping(&mut one, FIRST)?;
+    for options in ["", "-R"] {
+        let mbits = tcp(&mut zero, SECOND, options)?;
+        eprintln!("{link} {models:?} {options}: {mbits:.0} Mbit/s");
+        ensure!(mbits > 20.0, "{options}: {mbits:.1} Mbit/s");
+    }
+    reboot(&mut one, &mut zero)?;
+    blackout(&mut lab, &mut zero)?;
+    ping(&mut one, FIRST)?;
+
+    lab.vlab("down")?;
+    if let Some(switch) = &mut lab.again {
+        // Its predecessor is what `vlab` started; this one ends with it or by us.
+        end_child(switch);
+    }
+    let left = lab.processes()?;
+    ensure!(left.is_empty() && !lab.run_dir().exists(), "{left:?}");
+    Ok(())
+}
+
+/// Restarts the guest at `console` from inside; it has its network again.
+fn reboot(console: &mut Console, other: &mut Console) -> Result<()> {
+    console.send("reboot -f\n")?;
+    console.wait("guest: ready ", LIMIT + LIMIT)?;
+    console.send("\n")?;
+    console.log_in()?;
+    // An e1000 takes a second or two to find its link.
+    let first = format!("tries=30; until ping -c 1 -W 1 {FIRST} || [ $((tries -= 1)) = 0 ]; do :; done");
+    console.run(&first, LIMIT)?;
+    ping(console, FIRST)?;
+    ping(other, SECOND)
+}
+
+/// Kills the switch under traffic and starts it again: its guests are together
+/// again within [`BLACKOUT`] of its being ready.
+fn blackout(lab: &mut Lab, zero: &mut Console) -> Result<()> {
+    // Ten packets a second, and a number for each that comes back.
+    zero.send(&format!("ping -i 0.1 {SECOND} >/tmp/answers & iperf3 -t 60 -c {SECOND} >/dev/null 2>&1 &\n"))?;
+    let answers = "grep -c 'bytes from' /tmp/answers || true";
+    let count = |zero: &mut Console| -> Result<u32> { Ok(zero.run(answers, LIMIT)?.trim().parse()?) };
+    let deadline = Deadline::after(LIMIT);
+    while count(zero)? < 5 {
+        ensure!(!deadline.passed(), "no answers before");
+    }
+    lab.restart_switch()?;
+    wait_until("the switch to be ready", LIMIT, || lab.show().is_ok())?;
+    let ready = now_nanos();
+    wait_until("both ports to be up", LIMIT, || lab.are_ports_up())?;
+    let back = Duration::from_nanos(now_nanos() - ready);
+    eprintln!("both ports were up {} ms after the switch was ready", back.as_millis());
+    ensure!(back < BLACKOUT, "{back:?} until both ports were up");
+    let before = count(zero)?;
+    wait_for("answers again", LIMIT, || count(zero).ok().filter(|now| *now > before))?;
+    zero.run("kill %1 %2; wait; true", LIMIT)?;
+    Ok(())
+}
+
+#[test]
+fn an_ordinary_users_guests_meet_by_streams() -> Result<()> {
+    require!("qemu-system-x86_64");
+    lives("stream", "stream", ["virtio", "e1000"])
+}
+
+#[test]
+fn an_ordinary_users_guests_meet_by_datagrams() -> Result<()> {
+    require!("qemu-system-x86_64");
+    lives("dgram", "dgram", ["virtio", "virtio"])
+}
+
+#[test]
+fn an_ordinary_users_guests_meet_by_what_auto_chooses() -> Result<()> {
+    require!("qemu-system-x86_64");
+    lives("auto", "stream", ["e1000", "e1000"])
+}
+
+#[test]
+fn an_ordinary_users_guests_meet_by_shared_memory() -> Result<()> {
+    require!("qemu-system-x86_64", (port "vhost-user"));
+    lives("vhost-user", "vhost-user", ["virtio", "virtio"])
+}
+
+/// The paths of a lab that is too deep for a socket are refused before anything
+/// is made.
+#[test]
+fn a_home_too_deep_for_sockets_is_refused() -> Result<()> {
+    require!("qemu-system-x86_64");
+    let lab = Lab::new("stream", ["virtio", "virtio"])?;
+    let mut vlab = lab.user.command(lab.user.program("vlab")?);
+    let deep = Path::new("run").join("x".repeat(90));
+    lab.user.make_dir(&deep.display().to_string())?;
+    vlab.env("VSWITCH", lab.user.program("vswitch")?).env("XDG_RUNTIME_DIR", lab.user.home().join(deep));
+    let output = start::output(vlab.args(["up", "--lab"]).arg(&lab.file))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && stderr.contains("at most 107 fit"), "{stderr}");
+    ensure!(lab.processes()?.is_empty());
+    Ok(())
+}
