@@ -3,15 +3,20 @@
 //! The switch runs in a namespace of its own; port N is called `pN`, and the
 //! host behind it has the address 10.98.0.N+1.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tempfile::TempDir;
 use vswitch::control::{PortState, Show, Stats};
 use vswitch::frame::MacAddr;
 use vswitch_tests::clock::{wait_for, wait_until};
 use vswitch_tests::flow::{self, Device, Flow, Pace, Until};
+use vswitch_tests::guest_socket::GuestSocket;
 use vswitch_tests::netns::{Netns, veth};
 use vswitch_tests::process::Switch;
+
+use crate::pump::Pump;
 
 /// Time for a port to come up, or to be noticed gone.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -30,6 +35,10 @@ pub(crate) enum Kind {
     Guest,
     /// The same without the header, as for an e1000 guest.
     PlainGuest,
+    /// `stream:`, with a guest without QEMU.
+    Stream,
+    /// `dgram:`, with the same.
+    Dgram,
 }
 
 /// A host, or a guest, at a port.
@@ -45,6 +54,9 @@ pub(crate) struct Host {
     pub(crate) port_device: String,
     /// A guest's descriptor.
     fd: Option<Device>,
+    /// What carries its frames to a socket port at that path.
+    pump: Option<Pump>,
+    socket: PathBuf,
 }
 
 /// Hosts on a switch. Fields are dropped in this order.
@@ -53,28 +65,41 @@ pub(crate) struct Lan {
     pub(crate) switch: Switch,
     pub(crate) hosts: Vec<Host>,
     pub(crate) switch_ns: Netns,
+    /// Where sockets are.
+    _dir: TempDir,
 }
 
 impl Lan {
     /// A switch with a port of each of `kinds`, everything up.
     pub(crate) fn new(kinds: &[Kind]) -> Result<Lan> {
+        Lan::with_mtu(kinds, 1500)
+    }
+
+    /// The same with ports and hosts of that MTU.
+    pub(crate) fn with_mtu(kinds: &[Kind], mtu: u32) -> Result<Lan> {
         let switch_ns = Netns::new("sw")?;
+        let dir = tempfile::Builder::new().prefix("vt-").tempdir()?;
         let mut specs = Vec::new();
         let mut hosts = Vec::new();
         for (number, kind) in kinds.iter().enumerate() {
-            let (host, target) = Host::new(&switch_ns, number, *kind)?;
+            let (host, target) = Host::new(&switch_ns, number, *kind, dir.path())?;
             hosts.push(host);
-            specs.push(format!("{target},name=p{number}"));
+            let mtu = if mtu == 1500 { String::new() } else { format!(",mtu={mtu}") };
+            specs.push(format!("{target},name=p{number}{mtu}"));
         }
         let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
         let switch = Switch::with_ports(&switch_ns, &specs)?;
-        let lan = Lan { switch, hosts, switch_ns };
-        for (host, kind) in lan.hosts.iter().zip(kinds) {
+        let mut lan = Lan { switch, hosts, switch_ns, _dir: dir };
+        for (host, kind) in lan.hosts.iter_mut().zip(kinds) {
             match kind {
                 Kind::Tap | Kind::PlainTap => lan.switch_ns.move_to(&host.device, &host.ns)?,
+                Kind::Stream | Kind::Dgram => host.plug_in(*kind)?,
                 Kind::Netdev | Kind::Guest | Kind::PlainGuest => {}
             }
             if host.fd.is_none() {
+                if mtu != 1500 {
+                    host.ns.run(&format!("ip link set {} mtu {mtu}", host.device))?;
+                }
                 host.ns.address(&host.device, &format!("{}/24", host.address))?;
             }
         }
@@ -125,16 +150,17 @@ impl Lan {
 }
 
 impl Host {
-    fn new(switch_ns: &Netns, number: usize, kind: Kind) -> Result<(Host, String)> {
+    fn new(switch_ns: &Netns, number: usize, kind: Kind, dir: &Path) -> Result<(Host, String)> {
         let ns = Netns::new(&format!("h{number}"))?;
         let (device, port_device) = match kind {
             Kind::Netdev => ("e0".to_owned(), format!("sw{number}")),
             Kind::Tap | Kind::PlainTap | Kind::Guest | Kind::PlainGuest => {
                 (format!("t{number}"), format!("t{number}"))
             }
+            Kind::Stream | Kind::Dgram => ("e0".to_owned(), String::new()),
         };
         let fd = match kind {
-            Kind::Netdev | Kind::Tap | Kind::PlainTap => None,
+            Kind::Netdev | Kind::Tap | Kind::PlainTap | Kind::Stream | Kind::Dgram => None,
             Kind::Guest => Some(Device::tap_with_offloads(switch_ns, &device)?),
             Kind::PlainGuest => Some(Device::tap(switch_ns, &device)?),
         };
@@ -146,6 +172,8 @@ impl Host {
         if kind == Kind::Netdev {
             veth(switch_ns, &port_device, &ns, &device)?;
         }
+        let socket = dir.join(format!("p{number}"));
+        let path = socket.display();
         let spec = match kind {
             Kind::Netdev | Kind::Guest | Kind::PlainGuest => {
                 switch_ns.up(&port_device)?;
@@ -153,9 +181,26 @@ impl Host {
             }
             Kind::Tap => format!("tap:{port_device}"),
             Kind::PlainTap => format!("tap:{port_device},offloads=off"),
+            Kind::Stream => format!("stream:{path}"),
+            // It is up before its host has said anything.
+            Kind::Dgram => format!("dgram:{path},peer={path}.g"),
         };
         let address = format!("10.98.0.{}", number + 1);
-        Ok((Host { ns, device, address, port_device, fd }, spec))
+        Ok((Host { ns, device, address, port_device, fd, pump: None, socket }, spec))
+    }
+
+    /// Joins the host's stack to its socket port.
+    fn plug_in(&mut self, kind: Kind) -> Result<()> {
+        let tap = Device::tap(&self.ns, &self.device)?;
+        let mut own = self.socket.clone().into_os_string();
+        own.push(".g");
+        let socket = if kind == Kind::Dgram {
+            GuestSocket::dgram(Path::new(&own), &self.socket)?
+        } else {
+            GuestSocket::stream(&self.socket)?
+        };
+        self.pump = Some(Pump::start(&tap, &socket, self.socket.clone())?);
+        Ok(())
     }
 
     /// Where measured frames enter and leave at this host.

@@ -5,7 +5,9 @@
 //! its ports. Tests of a port by itself start from [`opened`].
 
 mod lan;
+mod mixed;
 mod opened;
+mod pump;
 
 mod fast;
 mod faults;

@@ -113,7 +113,7 @@ fn super_frames_cross_whole() -> Result<()> {
         let to = lan.hosts[1].measure()?;
         let from = match kinds[0] {
             Kind::Guest => lan.hosts[0].measure()?,
-            Kind::Netdev | Kind::Tap | Kind::PlainTap | Kind::PlainGuest => {
+            Kind::Netdev | Kind::Tap | Kind::PlainTap | Kind::PlainGuest | Kind::Stream | Kind::Dgram => {
                 flow::Device::packet_with_offloads(&lan.hosts[0].ns, &lan.hosts[0].device)?
             }
         };

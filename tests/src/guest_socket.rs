@@ -3,11 +3,13 @@
 //! datagram.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::wait_for;
 
@@ -85,6 +87,16 @@ impl GuestSocket {
             }
             GuestSocket::Dgram(socket) => socket.send_to(frame, path).map(drop).context("sending a frame"),
         }
+    }
+
+    /// Waits until there is something to receive; false: there is nothing yet.
+    pub fn wait_readable(&self, limit: Duration) -> bool {
+        let fd = match self {
+            GuestSocket::Stream(socket) => socket.as_fd(),
+            GuestSocket::Dgram(socket) => socket.as_fd(),
+        };
+        let limit = Timespec::try_from(limit).ok();
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
     /// Sends bytes that need not be frames.
