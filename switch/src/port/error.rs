@@ -21,7 +21,9 @@ pub enum OpenError {
         there: Vec<String>,
     },
     /// A right is missing.
-    #[error("{action} needs {capability}\n  once:    {SETCAP}\n  or:      run it with sudo")]
+    #[error(
+        "{action} needs {capability}\n  once:    {SETCAP}\n  or:      run it with sudo\n  no root: vlab up, or --port stream:PATH"
+    )]
     Permission {
         /// What was being done.
         action: String,
