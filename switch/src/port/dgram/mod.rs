@@ -2,8 +2,9 @@
 //! complete frame a datagram, without a virtio-net header.
 //!
 //! Frames arrive in the shared slots by `recvmmsg` and leave by `sendmmsg`.
-//! The kernel's queue at the peer is the only one, and it is short
-//! (`net.unix.max_dgram_qlen`); when it is full, frames are refused.
+//! The kernel's queue at the peer may be shorter than a burst
+//! (`net.unix.max_dgram_qlen`), so that what does not fit is `held`, within
+//! bounds; beyond them frames are refused.
 //!
 //! That the socket is connected makes the kernel keep strangers away, and lifts
 //! the queue's limit in our direction, where the sender's buffer is the bound.
@@ -11,6 +12,8 @@
 //! Deliberately absent: binding, learning who the peer is, and noticing that a
 //! silent one has gone (`endpoint`, on the control thread).
 //! Read first: net/dgram.c of QEMU, `unix_dgram_sendmsg` of net/unix/af_unix.c.
+
+mod held;
 
 use std::fmt;
 use std::io;
@@ -28,6 +31,7 @@ use super::{BURST_BYTES, BURST_FRAMES, Burst, Fault, Link, Port, Rx, Sent, Slots
 use crate::bridge::{DropReason, Refusal};
 use crate::frame::{Frame, Wire};
 use crate::offload::VnetHeader;
+use held::Held;
 
 /// A frame that has arrived, before it is lent to a burst.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +61,11 @@ pub(super) struct DgramPort {
     vectors: Vectors,
     arrived: ArrayVec<Arrived, BURST_FRAMES>,
     pieces: Pieces,
+    held: Held,
+    /// Where to ask for the moment when the peer has room.
+    watch: Option<(Registry, Token)>,
+    /// Whether it was asked for.
+    is_armed: bool,
 }
 
 impl fmt::Debug for DgramPort {
@@ -95,12 +104,78 @@ impl Vectors {
             run.iov_len = Slots::ROOM;
         }
     }
+
+    /// Sends as many of `wires` as there is room for; the number of the error
+    /// that the first of them met.
+    fn send(&mut self, fd: &OwnedFd, wires: &[Wire<'_>]) -> Result<usize, i32> {
+        self.send_iov.clear();
+        let mut ranges = ArrayVec::<_, BURST_FRAMES>::new();
+        for wire in wires.iter().take(BURST_FRAMES) {
+            // Without a run it would be sent all the same, as an empty
+            // datagram, which ends QEMU's reading for good.
+            let Some(range) = self.send_iov.push(None, wire) else { break };
+            ranges.push(range);
+        }
+        if ranges.is_empty() {
+            return Err(libc::EINVAL);
+        }
+        let count = libc::c_uint::try_from(ranges.len()).unwrap_or(0);
+        // Only now: a list that grew has moved.
+        for (message, range) in self.send.iter_mut().zip(ranges) {
+            let runs = self.send_iov.runs(range);
+            message.msg_hdr.msg_iov = runs.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = runs.len();
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: `count` messages whose runs point into `wires`, which is
+        // borrowed; the kernel reads the runs and writes msg_len.
+        let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), self.send.as_mut_ptr(), count, flags) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
 }
 
 impl DgramPort {
     /// A port on `fd`, a connected, non-blocking datagram socket.
     pub fn new(fd: OwnedFd, link: Link) -> DgramPort {
-        DgramPort { fd, link, vectors: Vectors::new(), arrived: ArrayVec::new(), pieces: Pieces::default() }
+        DgramPort {
+            fd,
+            link,
+            vectors: Vectors::new(),
+            arrived: ArrayVec::new(),
+            pieces: Pieces::default(),
+            held: Held::new(),
+            watch: None,
+            is_armed: false,
+        }
+    }
+
+    /// Sends what waits, as far as there is room now.
+    fn send_held(&mut self) -> Result<(), Fault> {
+        while !self.held.is_empty() {
+            let sent = self.vectors.send(&self.fd, &self.held.wires());
+            match sent {
+                Ok(sent) => self.held.pop(sent),
+                Err(libc::EINTR) => {}
+                Err(errno) if is_full(errno) => break,
+                Err(errno) => return Err(fault(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks to be told when the peer has room while frames wait for that, and
+    /// no longer: each of its reads would be told.
+    fn arm(&mut self) {
+        let armed = !self.held.is_empty();
+        if self.is_armed == armed {
+            return;
+        }
+        let Some((registry, token)) = &self.watch else { return };
+        let interest = if armed { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        // If epoll refuses, the next frame that leaves sends these first.
+        if registry.reregister(&mut SourceFd(&self.fd.as_raw_fd()), *token, interest).is_ok() {
+            self.is_armed = armed;
+        }
     }
 
     /// Receives until the queue is empty or the budget is spent.
@@ -142,6 +217,12 @@ impl DgramPort {
     }
 }
 
+/// Whether an error number says that the peer's queue, or what may be on the way
+/// to it, is full.
+const fn is_full(errno: i32) -> bool {
+    matches!(errno, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
+}
+
 /// What an error number says of the peer.
 fn fault(errno: i32) -> Fault {
     match errno {
@@ -153,20 +234,25 @@ fn fault(errno: i32) -> Fault {
 
 impl Port for DgramPort {
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        (self.watch, self.is_armed) = (Some((registry.try_clone()?, token)), false);
         registry.register(&mut SourceFd(&self.fd.as_raw_fd()), token, Interest::READABLE)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.watch = None;
         registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()))
     }
 
     fn receive<'a>(&'a mut self, burst: &mut Burst<'a>) -> Rx {
         let Some(slots) = burst.slots.take() else { return Rx::More };
         let slots: &'a mut [u8] = slots.bytes();
+        // This turn may be because there is room again.
+        let sent = self.send_held();
+        self.arm();
         self.vectors.aim(slots.as_mut_ptr());
         self.arrived.clear();
         self.pieces.clear();
-        let rx = self.fill();
+        let rx = sent.map_or_else(Rx::Fault, |()| self.fill());
         let slots: &'a [u8] = slots;
         let bytes = |index: usize, frame: &Arrived| &slots[index * Slots::STRIDE..][..frame.len];
         for (index, frame) in self.arrived.iter().enumerate() {
@@ -189,61 +275,38 @@ impl Port for DgramPort {
 
     fn transmit(&mut self, wires: &[Wire<'_>]) -> Sent {
         let mut outcome = Sent::default();
-        let Vectors { send, send_iov, .. } = &mut self.vectors;
-        send_iov.clear();
-        let mut ranges = ArrayVec::<_, BURST_FRAMES>::new();
-        for wire in wires {
-            ranges.push(send_iov.push(None, wire));
-        }
-        // Only now: a list that grew has moved.
-        for (message, range) in send.iter_mut().zip(&ranges) {
-            let runs = send_iov.runs(range.clone().unwrap_or(0..0));
-            message.msg_hdr.msg_iov = runs.as_mut_ptr();
-            message.msg_hdr.msg_iovlen = runs.len();
-        }
         let mut next = 0;
-        while next < wires.len() {
-            // Without a run it would be sent, as an empty datagram, which ends
-            // QEMU's reading for good.
-            let ready = ranges[next..].iter().take_while(|range| range.is_some()).count();
-            if ready == 0 {
-                refuse(&mut outcome, next..next + 1, Refusal::Invalid);
-                next += 1;
-                continue;
-            }
-            let messages = &mut self.vectors.send[next..next + ready];
-            // SAFETY: the messages' runs point into `wires`, which is borrowed;
-            // the kernel reads the runs and writes msg_len.
-            let sent = unsafe {
-                libc::sendmmsg(
-                    self.fd.as_raw_fd(),
-                    messages.as_mut_ptr(),
-                    libc::c_uint::try_from(ready).unwrap_or(0),
-                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                )
-            };
-            if let Ok(sent) = usize::try_from(sent) {
-                next += sent;
-                continue;
-            }
-            match io::Error::last_os_error().raw_os_error().unwrap_or(0) {
-                libc::EINTR => {}
-                // The peer's queue, or what we may have on the way to it.
-                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => {
-                    refuse(&mut outcome, next..wires.len(), Refusal::Full);
-                    break;
-                }
-                libc::EMSGSIZE => {
-                    refuse(&mut outcome, next..next + 1, Refusal::Oversize);
+        if let Err(fault) = self.send_held() {
+            refuse(&mut outcome, 0..wires.len(), Refusal::Down);
+            outcome.fault = Some(fault);
+            return outcome;
+        }
+        while next < wires.len() && self.held.is_empty() {
+            match self.vectors.send(&self.fd, &wires[next..]) {
+                Ok(sent) => next += sent,
+                Err(libc::EINTR) => {}
+                Err(errno) if is_full(errno) => break,
+                Err(errno) => {
+                    let refusal = match errno {
+                        libc::EMSGSIZE => Refusal::Oversize,
+                        libc::EINVAL => Refusal::Invalid,
+                        _ => {
+                            refuse(&mut outcome, next..wires.len(), Refusal::Down);
+                            outcome.fault = Some(fault(errno));
+                            return outcome;
+                        }
+                    };
+                    refuse(&mut outcome, next..next + 1, refusal);
                     next += 1;
                 }
-                errno => {
-                    refuse(&mut outcome, next..wires.len(), Refusal::Down);
-                    outcome.fault = Some(fault(errno));
-                    break;
-                }
             }
         }
+        for (index, wire) in wires.iter().enumerate().skip(next) {
+            if !self.held.push(wire) {
+                refuse(&mut outcome, index..index + 1, Refusal::Full);
+            }
+        }
+        self.arm();
         outcome
     }
 
