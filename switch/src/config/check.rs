@@ -89,11 +89,9 @@ impl Config {
                     "give one of them another name, as name=uplink",
                 ))
             } else if let Some(other) = targets.insert(&port.spec.target, &port.name) {
-                let (a, what) =
-                    if port.spec.kind.is_socket() { ("a", "socket") } else { ("an", "interface") };
                 Some(Fault::new(
-                    format!("ports `{other}` and `{}` both take {what} {}", port.name, port.spec.target),
-                    format!("{a} {what} is one port: take one of them away"),
+                    format!("ports `{other}` and `{}` both take {}", port.name, port.spec.target),
+                    "it is one port: take one of them away",
                 ))
             } else if port.mtu.is_some_and(|mtu| !(68..=65_535).contains(&mtu)) {
                 Some(Fault::new(

@@ -18,6 +18,7 @@ mod places;
 mod value;
 mod write;
 
+pub use crate::port::SOCKET_PATH_MAX;
 pub use check::NAME_LEN_MAX;
 pub use diff::{Change, diff};
 pub use error::{ConfigError, Origin};

@@ -42,7 +42,7 @@ pub use fast::{FastFace, FastPath, FastTable, Passed, Slot};
 pub use finish::{Finished, Finisher, as_is, gather};
 pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
-pub use open::{OpenOptions, Opened, may_exist, open};
+pub use open::{OpenOptions, Opened, exists, open};
 pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path};
 
 use std::fmt::Debug;

@@ -326,9 +326,14 @@ fn user_name(uid: u32) -> String {
     crate::config::user_of_uid(uid).unwrap_or_else(|| format!("uid {uid}"))
 }
 
-/// Whether it is worth trying to open `spec` now: its interface is there. A
-/// socket is made by opening it.
-pub fn may_exist(spec: &PortSpec) -> bool {
-    spec.kind.is_socket()
-        || Rtnl::open().and_then(|mut rtnl| rtnl.find(&spec.target)).is_ok_and(|found| found.is_some())
+/// Whether what `spec` names is there, to be opened again after it was lost.
+pub fn exists(spec: &PortSpec) -> bool {
+    let name = &spec.target;
+    match spec.kind {
+        Kind::Auto | Kind::Netdev | Kind::Tap => {
+            Rtnl::open().and_then(|mut rtnl| rtnl.find(name)).is_ok_and(|found| found.is_some())
+        }
+        // Made by opening it.
+        Kind::Stream | Kind::Dgram => true,
+    }
 }

@@ -155,7 +155,7 @@ impl Supervisor {
         let Some(config) = self.config.port(&held.name).cloned() else { return Ok(()) };
         // A bare name makes its TAP at start-up only: who deletes a TAP of a
         // running switch wants it gone, and who makes one wants it used.
-        if !crate::port::may_exist(&config.spec) {
+        if !crate::port::exists(&config.spec) {
             return Ok(());
         }
         match self.open(&config) {

@@ -159,8 +159,8 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     (
         "ports = [\"tap0\",\n\"netdev:tap0,name=b\"]",
-        "2:1: ports `tap0` and `b` both take interface tap0",
-        "an interface is one port: take one of them away",
+        "2:1: ports `tap0` and `b` both take tap0",
+        "it is one port: take one of them away",
     ),
     (
         "ports = [\"tap0,name=a/b\"]",
