@@ -136,7 +136,7 @@ mod tests {
                 vec!["a\0b"],
                 vec![],
                 "--port a\\0b: `a\0b` cannot name an interface: use 1 to 15 bytes without `/`, `:`, `%` and spaces\n  \
-                 a port is NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value",
+                 a port is NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value",
             ),
         ] {
             let error = Config::from_flags(&flags(&ports, &keys), &invoker()).unwrap_err();

@@ -50,6 +50,8 @@ const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
 
 /// The word for a `dgram:` port's peer that is not said beforehand.
 const ANYBODY: &str = "auto";
+/// The most queue pairs of a vhost-user port.
+const QUEUES_MAX: u32 = crate::port::QUEUES_MAX;
 
 /// Keys that only ports of `kind` have.
 const fn kind_keys(kind: Kind) -> &'static [&'static str] {
@@ -57,6 +59,7 @@ const fn kind_keys(kind: Kind) -> &'static [&'static str] {
         Kind::Tap => &["offloads"],
         Kind::Stream => &["mode"],
         Kind::Dgram => &["peer"],
+        Kind::VhostUser => &["queues", "mode"],
         Kind::Auto | Kind::Netdev => &[],
     }
 }
@@ -71,7 +74,7 @@ pub(super) fn port_of_spec(text: &str) -> Result<PortConfig, Fault> {
     let mut spec: PortSpec = text.parse().map_err(|e: crate::port::ParseSpecError| {
         Fault::new(
             e.to_string(),
-            "a port is NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value",
+            "a port is NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value",
         )
     })?;
     let options = std::mem::take(&mut spec.options);
@@ -119,6 +122,10 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
                 return Err(Fault::new(format!("`peer` cannot be `{}`", path.escape_debug()), fix));
             }
         }
+        "queues" if is_port_key(key, port.spec.kind) => {
+            let queues = value.number(key, 1..=QUEUES_MAX)?;
+            port.spec.options.insert(key.to_owned(), queues.to_string());
+        }
         _ => return Err(unknown_port_key(key, port.spec.kind)),
     }
     Ok(())
@@ -148,6 +155,7 @@ impl PortConfig {
         for key in kind_keys(self.spec.kind) {
             let set = self.spec.options.get(*key).map(String::as_str);
             let value = match *key {
+                "queues" => Value::Number(set.and_then(|text| text.parse().ok()).unwrap_or(1)),
                 "mode" => Value::from(set.unwrap_or("server")),
                 "peer" => Value::from(set.unwrap_or(ANYBODY)),
                 _ => Value::Bool(set.unwrap_or("on") == "on"),
@@ -187,7 +195,7 @@ pub(super) fn unknown_key(key: &str, known: &[&str], place: &str) -> Fault {
 
 fn unknown_port_key(key: &str, kind: Kind) -> Fault {
     let own = kind_keys(kind);
-    let others = [Kind::Tap, Kind::Stream, Kind::Dgram].into_iter();
+    let others = [Kind::Tap, Kind::VhostUser, Kind::Stream, Kind::Dgram].into_iter();
     if let Some(other) = others.filter(|other| *other != kind).find(|other| kind_keys(*other).contains(&key))
     {
         return Fault::new(format!("only {}: ports have `{key}`", other.prefix()), "leave it out");
@@ -236,6 +244,8 @@ mod tests {
             "dgram:/run/b.sock,peer=/run/c.sock,name=zero",
             "netdev:eth0,isolated=on,locked=on,learning=off,flood=off,bcast_flood=off,mcast_flood=off,\
              transparent=on,takeover=on,max_macs=64",
+            "vhost-user:/run/x/a.sock",
+            "vhost-user:/run/x/a.sock,queues=2,mode=client,name=b",
         ] {
             let port = port_of_spec(text).unwrap();
             assert_eq!(port_of_spec(&port.to_string()), Ok(port.clone()), "{port}");

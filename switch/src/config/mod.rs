@@ -160,7 +160,7 @@ impl PortConfig {
     pub fn new(spec: PortSpec) -> PortConfig {
         let name = match spec.kind {
             Kind::Auto | Kind::Netdev | Kind::Tap => spec.target.clone(),
-            Kind::Stream | Kind::Dgram => Path::new(&spec.target)
+            Kind::VhostUser | Kind::Stream | Kind::Dgram => Path::new(&spec.target)
                 .file_stem()
                 .map_or_else(|| spec.target.clone(), |stem| stem.to_string_lossy().into_owned()),
         };

@@ -164,4 +164,11 @@ pub enum Report {
         /// What happened.
         fault: Fault,
     },
+    /// The port's own link is another now.
+    Link {
+        /// The port's number.
+        id: PortId,
+        /// What it can carry.
+        link: Link,
+    },
 }

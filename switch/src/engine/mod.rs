@@ -14,6 +14,7 @@ mod egress;
 mod fast;
 mod handle;
 mod obey;
+mod spin;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::port::{BURST_FRAMES, Burst, FastTable, Fault, Finisher, Link, Losses,
 use clock::Clock;
 use egress::Egress;
 use fast::Fast;
+use spin::Spin;
 
 /// Ports use their numbers as tokens; this one is the control thread's call.
 const WAKE: Token = Token(PORTS_MAX);
@@ -73,6 +75,7 @@ pub struct Engine {
     reports: Sender<Report>,
     control: Option<Arc<Waker>>,
     clock: Clock,
+    spin: Spin,
     stopping: bool,
 }
 
@@ -106,6 +109,7 @@ impl Engine {
             reports,
             control,
             clock: Clock::start(),
+            spin: Spin::default(),
             stopping: false,
         };
         Ok((engine, Handle::new(commands_in, waker, reports_out)))
@@ -129,19 +133,15 @@ impl Engine {
     pub fn run(mut self) -> io::Result<Closed> {
         let mut events = Events::with_capacity(PORTS_MAX + 1);
         let mut now = self.clock.now();
-        let mut last_frame = now;
         let mut next_tick = now.after(TICK);
         while !self.stopping {
-            let spinning = now < last_frame.after(self.tuning.busy_poll) && !self.tuning.busy_poll.is_zero();
-            let wait = if !self.ready.is_empty() || spinning {
-                Duration::ZERO
-            } else {
-                Duration::from_nanos(next_tick.as_nanos().saturating_sub(now.as_nanos()))
-            };
-            self.poll(&mut events, wait)?;
+            match self.wait(now, next_tick) {
+                Some(wait) => self.poll(&mut events, wait)?,
+                None => self.pause(now),
+            }
             now = self.clock.now();
             if self.round(now) {
-                last_frame = now;
+                self.spin.saw_frames(now);
             }
             if let Some(fast) = self.fast.as_mut() {
                 fast.settle();
@@ -182,7 +182,7 @@ impl Engine {
     /// One turn for each ready port; true if any frame came.
     pub(crate) fn round(&mut self, now: Time) -> bool {
         let mut any = false;
-        for id in self.ready.iter() {
+        for id in self.spin.turns(self.ready).iter() {
             any |= self.turn(now, id);
         }
         any
@@ -198,6 +198,7 @@ impl Engine {
         let rx = ingress.receive(&mut burst);
         let frames = burst.frames.as_slice();
         let any = !frames.is_empty();
+        let verdicts_len = frames.len();
         let mut faults = ArrayVec::<(PortId, Fault), PORTS_MAX>::new();
         if any {
             let mut verdicts = ArrayVec::<Verdict, BURST_FRAMES>::new();
@@ -236,9 +237,13 @@ impl Engine {
         if let Some(slot) = self.ports[id.index()].as_mut() {
             slot.port = Some(ingress);
         }
+        if any {
+            self.spin.wake(id, verdicts_len);
+        }
         match rx {
-            Rx::More => {}
+            Rx::More => self.ready.insert(id),
             Rx::Drained => self.ready.remove(id),
+            Rx::Changed => self.relink(id),
             Rx::Fault(fault) => {
                 self.ready.remove(id);
                 faults.push((id, fault));

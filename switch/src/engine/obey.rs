@@ -112,6 +112,7 @@ impl Engine {
         port.register(self.poll.registry(), Token(id.index()))?;
         slot.link = port.link();
         self.bridge.set_link(id, slot.link.up);
+        self.spin.add(id, port.as_ref());
         slot.port = Some(port);
         self.ready.insert(id);
         self.update_fast(id);
@@ -120,6 +121,7 @@ impl Engine {
 
     fn take_device(&mut self, id: PortId) -> Option<Box<dyn Port>> {
         self.ready.remove(id);
+        self.spin.remove(id);
         let mut port = self.ports[id.index()].as_mut()?.port.take()?;
         // A device that is gone left epoll by itself.
         let _ = port.deregister(self.poll.registry());
@@ -130,9 +132,9 @@ impl Engine {
     fn set_link(&mut self, id: PortId, up: bool, mtu: u32) {
         let Some(slot) = self.ports[id.index()].as_mut() else { return };
         let Some(port) = slot.port.as_mut() else { return };
-        slot.link = Link { up, mtu, ..slot.link };
-        port.set_link(slot.link);
-        self.bridge.set_link(id, up);
+        port.set_link(Link { up, mtu, ..slot.link });
+        slot.link = port.link();
+        self.bridge.set_link(id, slot.link.up);
         self.update_fast(id);
         // Whatever the fault was, frames may be waiting behind it.
         self.ready.insert(id);

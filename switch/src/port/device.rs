@@ -15,6 +15,7 @@ use super::leftover::remove_tap;
 use super::peer;
 use super::rtnl::{Change, Interface, Rtnl};
 use super::tun;
+use super::vhost::VhostDevice;
 use super::watch::NamespaceId;
 
 /// How often a moving interface is asked for: a user types one move.
@@ -45,6 +46,8 @@ pub(super) enum Side {
     Descriptor(OwnedFd),
     /// A unix socket, and no interface at all.
     Socket(Box<Endpoint>),
+    /// None: a guest's virtqueues, by a socket.
+    Vhost(VhostDevice),
 }
 
 /// What an interface is right now.
@@ -91,10 +94,16 @@ impl Device {
         self.fast
     }
 
+    /// Whether it is a guest's virtqueues: whether frames pass there, the port
+    /// itself says.
+    pub fn is_vhost(&self) -> bool {
+        matches!(self.side, Side::Vhost(_))
+    }
+
     /// Another namespace than ours that must be watched for it.
     pub fn namespace(&self) -> Option<OwnedFd> {
         match &self.side {
-            Side::Netdev | Side::Socket(_) => None,
+            Side::Netdev | Side::Socket(_) | Side::Vhost(_) => None,
             Side::Descriptor(fd) => tun::namespace(fd).ok(),
         }
     }
@@ -110,7 +119,7 @@ impl Device {
             // It may have been moved: the event that says so comes from the
             // namespace that it left.
             Side::Descriptor(_) => true,
-            Side::Socket(_) => false,
+            Side::Socket(_) | Side::Vhost(_) => false,
         }
     }
 
@@ -118,7 +127,7 @@ impl Device {
     pub fn endpoint(&self) -> Option<&Endpoint> {
         match &self.side {
             Side::Socket(endpoint) => Some(endpoint),
-            Side::Netdev | Side::Descriptor(_) => None,
+            Side::Netdev | Side::Descriptor(_) | Side::Vhost(_) => None,
         }
     }
 
@@ -126,12 +135,13 @@ impl Device {
     pub fn endpoint_mut(&mut self) -> Option<&mut Endpoint> {
         match &mut self.side {
             Side::Socket(endpoint) => Some(endpoint),
-            Side::Netdev | Side::Descriptor(_) => None,
+            Side::Netdev | Side::Descriptor(_) | Side::Vhost(_) => None,
         }
     }
 
     fn interface(&self) -> io::Result<Option<Interface>> {
         match &self.side {
+            Side::Vhost(_) => Ok(None),
             Side::Netdev => Rtnl::open()?.find_index(self.ifindex),
             Side::Descriptor(fd) => {
                 // Between the questions where it is and what it is there, it
@@ -166,6 +176,9 @@ impl Device {
             let up = endpoint.has_peer() && !endpoint.has_lost_peer();
             return Ok(DeviceState::Present { up, mtu: endpoint.mtu() });
         }
+        if let Side::Vhost(vhost) = &self.side {
+            return Ok(DeviceState::Present { up: vhost.peer().is_some(), mtu: vhost.mtu() });
+        }
         Ok(match self.interface()? {
             Some(found) => {
                 let state = DeviceState::Present { up: found.up(), mtu: found.mtu };
@@ -185,7 +198,7 @@ impl Device {
         match self.side {
             Side::Netdev => Losses { tx_lost: lost, rx_missed: 0 },
             Side::Descriptor(_) => Losses { rx_missed: lost, tx_lost: 0 },
-            Side::Socket(_) => Losses::default(),
+            Side::Socket(_) | Side::Vhost(_) => Losses::default(),
         }
     }
 
@@ -195,6 +208,10 @@ impl Device {
     /// Whatever the kernel says of it.
     pub fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
         match &mut self.side {
+            Side::Vhost(vhost) => {
+                vhost.set_mtu(mtu);
+                Ok(())
+            }
             Side::Netdev => Rtnl::open()?.change(self.ifindex, &[Change::Mtu(mtu)]),
             Side::Descriptor(fd) => {
                 Rtnl::open_in(tun::namespace(fd)?.as_fd())?.change(self.ifindex, &[Change::Mtu(mtu)])
@@ -212,6 +229,15 @@ impl Device {
             Side::Netdev => peer::holder(&self.name),
             Side::Descriptor(_) => None,
             Side::Socket(endpoint) => endpoint.peer_name().map(str::to_owned),
+            Side::Vhost(vhost) => vhost.peer(),
+        }
+    }
+
+    /// Why nobody is at the other end, if that is worth a word.
+    pub fn note(&self) -> String {
+        match &self.side {
+            Side::Netdev | Side::Descriptor(_) | Side::Socket(_) => String::new(),
+            Side::Vhost(vhost) => vhost.note(),
         }
     }
 

@@ -32,6 +32,7 @@ mod stream;
 mod tap;
 mod tc;
 mod tun;
+mod vhost;
 pub mod watch;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
@@ -44,6 +45,7 @@ pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
 pub use open::{OpenOptions, Opened, exists, open};
 pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path};
+pub use vhost::QUEUES_MAX;
 
 use std::fmt::Debug;
 use std::io;
@@ -82,6 +84,19 @@ pub trait Port: Send + Debug {
     /// at most 64 of them.
     fn transmit(&mut self, wires: &[Wire<'_>]) -> Sent;
 
+    /// Whether frames arrive in memory, where looking costs no system call: the
+    /// engine then looks again and again for a while, and asks to be woken only
+    /// before it sleeps.
+    fn is_polled(&self) -> bool {
+        false
+    }
+
+    /// For a port that is polled: asks to be reported ready with the next
+    /// frame; true if one is there already.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
     /// What the port can carry.
     fn link(&self) -> Link;
 
@@ -109,6 +124,9 @@ pub enum Rx {
     Drained,
     /// It stopped on its budget; there may be more.
     More,
+    /// The link is another now (see [`Port::link`]); there may be more, and the
+    /// frames in the burst are still good.
+    Changed,
     /// The device failed; the frames in the burst are still good.
     Fault(Fault),
 }

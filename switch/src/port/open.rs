@@ -64,6 +64,7 @@ pub fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         Kind::Auto | Kind::Netdev => open_netdev(spec, options),
         Kind::Tap => open_tap(spec, options),
         Kind::Stream | Kind::Dgram => open_socket(spec, options),
+        Kind::VhostUser => super::vhost::open(spec, options),
     }
 }
 
@@ -334,6 +335,6 @@ pub fn exists(spec: &PortSpec) -> bool {
             Rtnl::open().and_then(|mut rtnl| rtnl.find(name)).is_ok_and(|found| found.is_some())
         }
         // Made by opening it.
-        Kind::Stream | Kind::Dgram => true,
+        Kind::Stream | Kind::Dgram | Kind::VhostUser => true,
     }
 }

@@ -17,6 +17,8 @@ pub enum Kind {
     Stream,
     /// `dgram:`: a unix datagram socket, as QEMU's `-netdev dgram`.
     Dgram,
+    /// `vhost-user:`: a guest's virtqueues, by a unix socket.
+    VhostUser,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             Kind::Tap => "tap",
             Kind::Stream => "stream",
             Kind::Dgram => "dgram",
+            Kind::VhostUser => "vhost-user",
         }
     }
 
@@ -38,6 +41,7 @@ impl Kind {
             Kind::Tap => "tap",
             Kind::Stream => "stream",
             Kind::Dgram => "dgram",
+            Kind::VhostUser => "vhost-user",
         }
     }
 
@@ -45,7 +49,7 @@ impl Kind {
     pub const fn is_socket(self) -> bool {
         match self {
             Kind::Auto | Kind::Netdev | Kind::Tap => false,
-            Kind::Stream | Kind::Dgram => true,
+            Kind::Stream | Kind::Dgram | Kind::VhostUser => true,
         }
     }
 }
@@ -65,7 +69,9 @@ pub struct PortSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSpecError {
     /// The word before the colon is unknown.
-    #[error("unknown port kind `{0}`: use NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH")]
+    #[error(
+        "unknown port kind `{0}`: use NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH"
+    )]
     Kind(String),
     /// The interface name is empty, too long, or has a forbidden character.
     #[error("`{0}` cannot name an interface: use 1 to 15 bytes without `/`, `:`, `%` and spaces")]
@@ -110,6 +116,7 @@ impl FromStr for PortSpec {
             Some(("tap", target)) => (Kind::Tap, target),
             Some(("stream", target)) => (Kind::Stream, target),
             Some(("dgram", target)) => (Kind::Dgram, target),
+            Some(("vhost-user", target)) => (Kind::VhostUser, target),
             Some((kind, _)) => return Err(ParseSpecError::Kind(kind.to_owned())),
         };
         if kind.is_socket() {
@@ -134,7 +141,7 @@ impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Auto => f.write_str(&self.target)?,
-            Kind::Netdev | Kind::Tap | Kind::Stream | Kind::Dgram => {
+            Kind::Netdev | Kind::Tap | Kind::Stream | Kind::Dgram | Kind::VhostUser => {
                 write!(f, "{}:{}", self.kind.prefix(), self.target)?
             }
         }
@@ -158,6 +165,7 @@ mod tests {
             "netdev:eth1,isolated=true,max_macs=64",
             "stream:/run/user/1000/a b.sock",
             "dgram:a.sock,peer=/b/c.sock",
+            "vhost-user:/run/a.sock,queues=2",
         ] {
             assert_eq!(text.parse::<PortSpec>().unwrap().to_string(), text);
         }
@@ -174,6 +182,8 @@ mod tests {
             "tap:",
             "netdev:a b",
             "foo:tap0",
+            "vhost-user:",
+            "vhost-user:a\0b",
             "tap0,x",
             "tap0,a=1,a=2",
             "stream:",

@@ -122,7 +122,11 @@ impl Supervisor {
             name: held.name.clone(),
             kind: spec.map_or("", |spec| spec.kind.name()).to_owned(),
             state,
-            note: held.note.clone(),
+            note: held
+                .device
+                .as_ref()
+                .filter(|_| held.note.is_empty())
+                .map_or(held.note.clone(), Device::note),
             mtu: held.link.mtu,
             rx: counted.map_or(0, |port| port.counters.rx),
             tx: counted.map_or(0, |port| port.counters.tx),

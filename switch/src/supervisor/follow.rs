@@ -7,9 +7,10 @@
 
 use std::os::fd::AsFd as _;
 
+use crate::bridge::PortId;
 use crate::engine::{Command, Ended, Report};
 use crate::port::watch::{LinkEvent, NamespaceId, Watcher};
-use crate::port::{Device, DeviceState, Endpoint, Fault, Kind, Opened};
+use crate::port::{Device, DeviceState, Endpoint, Fault, Kind, Link, Opened};
 
 use super::{Held, Supervisor, close};
 
@@ -23,7 +24,14 @@ impl Supervisor {
     /// # Errors
     /// [`Ended`] when the data thread is gone.
     pub fn take_reports(&mut self) -> Result<(), Ended> {
-        while let Some(Report::Fault { id, fault }) = self.engine.report()? {
+        while let Some(report) = self.engine.report()? {
+            let (id, fault) = match report {
+                Report::Fault { id, fault } => (id, fault),
+                Report::Link { id, link } => {
+                    self.note_link(id, link);
+                    continue;
+                }
+            };
             let Some(position) = self.ports.iter().position(|held| held.id == id) else { continue };
             if self.ports[position].device.as_ref().is_some_and(|device| device.endpoint().is_some()) {
                 self.take_fault(position, fault)?;
@@ -49,6 +57,15 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a port's own link is another now.
+    fn note_link(&mut self, id: PortId, link: Link) {
+        let Some(held) = self.ports.iter_mut().find(|held| held.id == id) else { return };
+        if link.up != held.link.up {
+            tracing::info!("{}: {}", held.name, if link.up { "up" } else { "down" });
+        }
+        held.link = link;
     }
 
     /// Reads the kernel's link events, and looks after the devices they concern.
@@ -116,6 +133,7 @@ impl Supervisor {
         held.unsure = false;
         match device.examine() {
             Ok(DeviceState::Present { up, mtu }) => {
+                let up = if device.is_vhost() { held.link.up } else { up };
                 if (up, mtu) != (held.link.up, held.link.mtu) {
                     tracing::info!("{}: {}, mtu {mtu}", held.name, if up { "up" } else { "down" });
                 }

@@ -185,7 +185,8 @@ impl Supervisor {
                         "dgram,id=n0,local.type=unix,local.path={own},remote.type=unix,remote.path={path}"
                     )
                 }
-                Kind::Auto | Kind::Netdev | Kind::Tap => return None,
+                // Its line needs shared memory too, and is vlab's to write.
+                Kind::Auto | Kind::Netdev | Kind::Tap | Kind::VhostUser => return None,
             };
             Some(format!(
                 "guest: qemu-system-x86_64 … -netdev {netdev} -device virtio-net-pci,netdev=n0,mac=02:00:00:00:00:01"

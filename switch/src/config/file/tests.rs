@@ -127,13 +127,13 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("ports = [{ name = \"a\" }]", "1:10: `spec` is missing", "add spec = \"…\""),
     (
         "ports = [\n  \"tap0\",\n  \"foo:x\",\n]",
-        "3:3: unknown port kind `foo`: use NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH",
-        "a port is NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value",
+        "3:3: unknown port kind `foo`: use NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH",
+        "a port is NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value",
     ),
     (
         "ports = [{ spec = \"%d\" }]",
         "1:19: `%d` cannot name an interface: use 1 to 15 bytes without `/`, `:`, `%` and spaces",
-        "a port is NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value",
+        "a port is NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value",
     ),
     (
         "ports = [{ spec = \"tap0\", isolate = true }]",
@@ -150,7 +150,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     (
         "ports = [\"tap0\", \"é\", \"tap1,x=1\"]",
         "1:18: `é` cannot name an interface: use 1 to 15 bytes without `/`, `:`, `%` and spaces",
-        "a port is NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value",
+        "a port is NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value",
     ),
     (
         "ports = [\"tap0\", \"tap1,name=tap0\"]",

@@ -160,7 +160,7 @@ impl Port for StreamPort {
         }
         match rx {
             Rx::Fault(fault) => Rx::Fault(port.hang_up(fault)),
-            Rx::More | Rx::Drained => rx,
+            Rx::More | Rx::Drained | Rx::Changed => rx,
         }
     }
 

@@ -1,0 +1,178 @@
+//! Between the thread that reads a front end's messages and the data thread:
+//! who has the rings, and how they change hands.
+//!
+//! The rings with their memory are one value, [`Rings`], and at any time one
+//! thread owns it. To change anything the message thread takes it back, which
+//! is answered between two turns of the data thread: then nobody touches the
+//! guest's memory, and messages that promise so can be replied to.
+//!
+//! Deliberately absent: locks. The data thread looks at one flag in a turn.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+use super::features::Features;
+use super::memory::GuestMemory;
+use super::ring::{Breach, SplitRing};
+
+/// A guest's queues in use, with all that they need.
+#[derive(Debug)]
+pub(super) struct Rings {
+    /// Kept as long as the rings are.
+    pub memory: Arc<GuestMemory>,
+    pub features: Features,
+    /// By the number of the pair.
+    pub pairs: Vec<Pair>,
+    /// What ended their use; they are not looked at again.
+    pub breach: Option<Breach>,
+}
+
+/// Two queues; `None`: not in use now.
+#[derive(Debug, Default)]
+pub(super) struct Pair {
+    /// What the guest receives by.
+    pub rx: Option<SplitRing>,
+    /// What it sends by.
+    pub tx: Option<SplitRing>,
+}
+
+/// What the message thread wants.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Give the rings back. What is said of the link stays as it is.
+    Take(Sender<Option<Box<Rings>>>),
+    /// These are the rings from now on; none: the link is down.
+    Put(Option<Box<Rings>>, Sender<()>),
+}
+
+/// The data thread has let go of the port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the port is closed")]
+pub(super) struct Closed;
+
+/// The message thread's side.
+#[derive(Debug)]
+pub(super) struct MessageSide {
+    orders: Sender<Order>,
+    pending: Arc<AtomicBool>,
+    doorbell: OwnedFd,
+    /// Watches the doorbell and the kicks; the data thread's epoll watches it.
+    epoll: Arc<OwnedFd>,
+    breaches: Receiver<Breach>,
+}
+
+/// The data thread's side.
+#[derive(Debug)]
+pub(super) struct DataSide {
+    orders: Receiver<Order>,
+    pending: Arc<AtomicBool>,
+    epoll: Arc<OwnedFd>,
+    breaches: Sender<Breach>,
+    /// Wakes the message thread.
+    alarm: Arc<OwnedFd>,
+}
+
+/// Both sides. `alarm` is an eventfd that the message thread waits on.
+///
+/// # Errors
+/// Out of descriptors.
+pub(super) fn seam(alarm: Arc<OwnedFd>) -> io::Result<(MessageSide, DataSide)> {
+    let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+    let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    watch(&epoll, &doorbell)?;
+    let (orders, orders_out) = bounded(1);
+    let (breaches, breaches_out) = bounded(1);
+    let pending = Arc::new(AtomicBool::new(false));
+    let messages = MessageSide {
+        orders,
+        pending: Arc::clone(&pending),
+        doorbell,
+        epoll: Arc::clone(&epoll),
+        breaches: breaches_out,
+    };
+    Ok((messages, DataSide { orders: orders_out, pending, epoll, breaches, alarm }))
+}
+
+/// Edge-triggered: each write to `fd` is one event, and nobody ever has to read
+/// it.
+fn watch(epoll: &OwnedFd, fd: &OwnedFd) -> io::Result<()> {
+    let data = epoll::EventData::new_u64(0);
+    Ok(epoll::add(epoll, fd, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?)
+}
+
+impl MessageSide {
+    /// Takes the rings back; `None` if none were in use.
+    ///
+    /// # Errors
+    /// The port is closed.
+    pub fn take(&self) -> Result<Option<Box<Rings>>, Closed> {
+        self.order(Order::Take)
+    }
+
+    /// Gives rings to the data thread, or says that there are none.
+    ///
+    /// # Errors
+    /// The port is closed.
+    pub fn put(&self, rings: Option<Box<Rings>>) -> Result<(), Closed> {
+        self.order(|reply| Order::Put(rings, reply))
+    }
+
+    fn order<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, Closed> {
+        let (reply, answer) = bounded(1);
+        self.orders.send(order(reply)).map_err(|_| Closed)?;
+        self.pending.store(true, Ordering::Release);
+        // Only a counter at its maximum makes this fail.
+        let _ = rustix::io::write(&self.doorbell, &1u64.to_ne_bytes());
+        answer.recv().map_err(|_| Closed)
+    }
+
+    /// Lets `kick` wake the data thread.
+    ///
+    /// # Errors
+    /// epoll's refusal.
+    pub fn add_kick(&self, kick: &OwnedFd) -> io::Result<()> {
+        watch(&self.epoll, kick)
+    }
+
+    /// Undoes `add_kick`.
+    pub fn remove_kick(&self, kick: &OwnedFd) {
+        // The peer holds the other end: closing ours would not end it.
+        let _ = epoll::delete(&self.epoll, kick);
+    }
+
+    /// Why the data thread stopped using the rings, if it did.
+    pub fn breach(&self) -> Option<Breach> {
+        self.breaches.try_recv().ok()
+    }
+}
+
+impl DataSide {
+    /// An order, if there is one.
+    #[inline]
+    pub fn order(&self) -> Option<Order> {
+        if !self.pending.load(Ordering::Acquire) {
+            return None;
+        }
+        self.pending.store(false, Ordering::Relaxed);
+        self.orders.try_recv().ok()
+    }
+
+    /// Tells the message thread that the rings are not used any more.
+    #[cold]
+    pub fn report(&self, breach: Breach) {
+        // One is enough to end a connection.
+        let _ = self.breaches.try_send(breach);
+        let _ = rustix::io::write(&*self.alarm, &1u64.to_ne_bytes());
+    }
+
+    /// What the data thread's epoll watches.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as its owner, `self`.
+        unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) }
+    }
+}
