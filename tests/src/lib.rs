@@ -25,3 +25,4 @@ pub mod skip;
 pub mod start;
 mod sys;
 pub mod user;
+pub mod vhost;

@@ -84,6 +84,10 @@ impl VhostPort {
                     self.link.up = !self.receiving.is_empty();
                     self.link.offloads = rings.features.offloads();
                 }
+                // Cut while it was being prepared, perhaps.
+                if self.rings.as_ref().is_some_and(|rings| rings.memory.is_cut()) {
+                    self.end(Breach::Cut);
+                }
                 let _ = reply.send(());
                 Rx::Changed
             }
@@ -204,6 +208,11 @@ impl Port for VhostPort {
         if self.received.is_empty() {
             return;
         }
+        // By now everybody has read what they wanted of this memory.
+        if self.is_cut() {
+            self.end(Breach::Cut);
+            self.has_news = true;
+        }
         let rings = self.rings.as_mut().filter(|rings| rings.breach.is_none());
         self.received.release(rings.and_then(|rings| rings.pairs[self.from].tx.as_mut()));
     }
@@ -232,9 +241,11 @@ impl Port for VhostPort {
                 breach = breach.or(outcome.err());
             }
         }
+        let breach = breach.or_else(|| self.is_cut().then_some(Breach::Cut));
         if let Some(breach) = breach {
             self.end(breach);
-            // The engine learns of it in this port's next turn.
+            // The engine learns of it in this port's next turn, which comes at
+            // the latest when the message thread takes the rings back.
             self.has_news = true;
         }
         if self.receiving.len() > 1 {

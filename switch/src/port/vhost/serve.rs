@@ -207,13 +207,16 @@ impl Server {
             if let Some(breach) = self.seam.breach() {
                 break End::Fault(breach.to_string());
             }
-            if let Some((second, _)) = listener.and_then(|listener| listener.accept().ok()) {
-                let who = peer(&second).unwrap_or_else(|| "another front end".to_owned());
-                tracing::warn!("{}: {who} was turned away: the port is taken", self.name);
-            }
             let header = match self.whole_message(&copy) {
                 Ok(Some(header)) => header,
-                Ok(None) => continue,
+                Ok(None) => {
+                    // Asked after the connection at hand: it may just have ended.
+                    if let Some((second, _)) = listener.and_then(|listener| listener.accept().ok()) {
+                        let who = peer(&second).unwrap_or_else(|| "another front end".to_owned());
+                        tracing::warn!("{}: {who} was turned away: the port is taken", self.name);
+                    }
+                    continue;
+                }
                 Err(end) => break end,
             };
             let is_early = header.enables_a_queue() && !locked(&session).has_features();
