@@ -10,3 +10,4 @@ mod lab;
 mod links;
 mod traffic;
 mod tutorial;
+mod vhost_user;

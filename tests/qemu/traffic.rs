@@ -15,7 +15,7 @@ const SECOND: &str = "192.168.1.151";
 
 /// Runs two seconds of TCP from `guest` to the iperf3 server at `peer`, or the
 /// other way round; returns the received Mbit/s.
-fn tcp(guest: &mut Guest, peer: &str, options: &str) -> Result<f64> {
+pub fn tcp(guest: &mut Guest, peer: &str, options: &str) -> Result<f64> {
     let line = format!("iperf3 -J -t 2 --connect-timeout 5000 -c {peer} {options}");
     let text = guest.console().run(&line, Duration::from_secs(60))?;
     let json: Value = serde_json::from_str(&text).with_context(|| text.clone())?;

@@ -5,7 +5,7 @@
 //! users. What a guest prints is what counts here.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -90,13 +90,30 @@ impl Guest {
     /// # Errors
     /// No guest image, or QEMU is missing.
     pub fn start(ns: &Netns, boot: &Boot<'_>) -> Result<Guest> {
+        let netdev = format!("tap,id=t0,ifname={},script=no,downscript=no", boot.tap);
+        Guest::start_with(ns, boot, &["-netdev", &netdev])
+    }
+
+    /// The same on a vhost-user port at `socket`; `boot.tap` only names it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_vhost_user(ns: &Netns, boot: &Boot<'_>, socket: &Path) -> Result<Guest> {
+        let chardev = format!("socket,id=c0,path={},reconnect-ms=200", socket.display());
+        let memory =
+            ["-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"];
+        let netdev = ["-chardev", &chardev, "-netdev", "vhost-user,id=t0,chardev=c0"];
+        Guest::start_with(ns, boot, &[&memory[..], &netdev[..]].concat())
+    }
+
+    fn start_with(ns: &Netns, boot: &Boot<'_>, netdev: &[&str]) -> Result<Guest> {
         let (kernel, initrd) = images()?;
         let Boot { tap, model, mac, address, append } = boot;
         let mut command = ns.command("qemu-system-x86_64");
         command.args(["-m", "256M", "-accel", "tcg", "-cpu", "max"]);
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
         command.args(["-nic", "user"]);
-        command.args(["-netdev", &format!("tap,id=t0,ifname={tap},script=no,downscript=no")]);
+        command.args(netdev);
         command.args(["-device", &format!("{model},netdev=t0,mac={mac}")]);
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         command.args(["-append", &format!("console=ttyS0 quiet ip={address} hostname={tap} {append}")]);
