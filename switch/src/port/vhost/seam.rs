@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::features::Features;
@@ -64,6 +64,9 @@ pub(super) struct MessageSide {
     /// Watches the doorbell and the kicks; the data thread's epoll watches it.
     epoll: Arc<OwnedFd>,
     breaches: Receiver<Breach>,
+    /// Disconnected when the data thread has let go of the port. An order that
+    /// it left in the channel would keep its own reply channel open for ever.
+    held: Receiver<()>,
 }
 
 /// The data thread's side.
@@ -75,6 +78,8 @@ pub(super) struct DataSide {
     breaches: Sender<Breach>,
     /// Wakes the message thread.
     alarm: Arc<OwnedFd>,
+    /// Tells the message thread, when it goes, that the port is closed.
+    _holds: Sender<()>,
 }
 
 /// Both sides. `alarm` is an eventfd that the message thread waits on.
@@ -87,6 +92,7 @@ pub(super) fn seam(alarm: Arc<OwnedFd>) -> io::Result<(MessageSide, DataSide)> {
     watch(&epoll, &doorbell)?;
     let (orders, orders_out) = bounded(1);
     let (breaches, breaches_out) = bounded(1);
+    let (holds, held) = bounded(0);
     let pending = Arc::new(AtomicBool::new(false));
     let messages = MessageSide {
         orders,
@@ -94,8 +100,9 @@ pub(super) fn seam(alarm: Arc<OwnedFd>) -> io::Result<(MessageSide, DataSide)> {
         doorbell,
         epoll: Arc::clone(&epoll),
         breaches: breaches_out,
+        held,
     };
-    Ok((messages, DataSide { orders: orders_out, pending, epoll, breaches, alarm }))
+    Ok((messages, DataSide { orders: orders_out, pending, epoll, breaches, alarm, _holds: holds }))
 }
 
 /// Edge-triggered: each write to `fd` is one event, and nobody ever has to read
@@ -128,7 +135,11 @@ impl MessageSide {
         self.pending.store(true, Ordering::Release);
         // Only a counter at its maximum makes this fail.
         let _ = rustix::io::write(&self.doorbell, &1u64.to_ne_bytes());
-        answer.recv().map_err(|_| Closed)
+        select! {
+            recv(answer) -> answer => answer.map_err(|_| Closed),
+            // It may have answered before it went.
+            recv(self.held) -> _ => answer.try_recv().map_err(|_| Closed),
+        }
     }
 
     /// Lets `kick` wake the data thread.
@@ -174,5 +185,26 @@ impl DataSide {
     pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as its owner, `self`.
         unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen when a front end said something while the switch was ending: the
+    /// order was in the channel when the data thread let go.
+    #[test]
+    fn an_order_that_nobody_takes_ends_with_the_port() {
+        let alarm = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let (messages, data) = seam(alarm).unwrap();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| messages.take());
+            while data.orders.is_empty() {
+                std::thread::yield_now();
+            }
+            drop(data);
+            assert!(matches!(asked.join().unwrap(), Err(Closed)));
+        });
     }
 }
