@@ -43,9 +43,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WORD")]
     pub(crate) run: Vec<String>,
 
-    /// Only cases whose name holds this text, as `TCP` or `60 B`.
+    /// Only cases whose name holds this text, as `TCP` or `60 B`; may be given
+    /// again for further ones.
     #[arg(long)]
-    pub(crate) only: Option<String>,
+    pub(crate) only: Vec<String>,
 
     /// Keeps every single figure in this file.
     #[arg(long, value_name = "FILE")]
@@ -59,10 +60,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prints the tables of a kept record.
+    /// Prints the tables of kept records.
     Report {
-        /// What `--json` wrote.
-        file: PathBuf,
+        /// What `--json` wrote; several of one commit and machine together.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
         /// Puts them into this Markdown file, between its two markers
         /// `<!-- vbench -->`.
         #[arg(long, value_name = "FILE")]
@@ -81,7 +83,7 @@ impl Args {
             rounds: self.rounds.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
             subjects,
             run: self.run.clone(),
-            only: self.only.clone().unwrap_or_default(),
+            only: self.only.clone(),
         }
     }
 }

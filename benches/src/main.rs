@@ -42,8 +42,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &cli::Args) -> Result<()> {
-    if let Some(cli::Command::Report { file, into }) = &args.command {
-        return show(&read(file)?, into.as_deref());
+    if let Some(cli::Command::Report { files, into }) = &args.command {
+        let reports = files.iter().map(|file| read(file)).collect::<Result<Vec<Report>>>()?;
+        return show(&Report::join(reports)?, into.as_deref());
     }
     interrupt::watch()?;
     let report = schedule::run(&args.plan())?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::subject::Subject;
@@ -15,6 +16,39 @@ pub(crate) struct Report {
     pub(crate) absent: Vec<Absent>,
     /// What the generator reaches with nobody behind it, by case.
     pub(crate) generator: BTreeMap<String, f64>,
+}
+
+impl Report {
+    /// Several runs as one, so that a long measurement can be made in parts.
+    ///
+    /// # Errors
+    /// They differ in commit, machine or thoroughness, or there is none.
+    pub(crate) fn join(reports: Vec<Report>) -> Result<Report> {
+        let mut reports = reports.into_iter();
+        let mut whole = reports.next().context("no record to show")?;
+        for part in reports {
+            let (a, b) = (&mut whole.header, part.header);
+            ensure!(
+                (&a.commit, &a.cpu, &a.kernel, a.quick) == (&b.commit, &b.cpu, &b.kernel, b.quick),
+                "records of {} on {} and of {} on {} are not one measurement",
+                a.commit,
+                a.kernel,
+                b.commit,
+                b.kernel
+            );
+            a.rounds = a.rounds.min(b.rounds);
+            a.versions.extend(b.versions);
+            a.command = format!("{}` and `{}", a.command, b.command);
+            whole.samples.extend(part.samples);
+            for absent in part.absent {
+                if !whole.absent.contains(&absent) {
+                    whole.absent.push(absent);
+                }
+            }
+            whole.generator.extend(part.generator);
+        }
+        Ok(whole)
+    }
 }
 
 /// Where and with what.
@@ -33,7 +67,7 @@ pub(crate) struct Header {
 }
 
 /// Why a subject has no figures in a rig.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Absent {
     pub(crate) rig: u8,
     pub(crate) subject: Subject,

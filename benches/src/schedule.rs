@@ -24,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) subjects: Vec<Subject>,
     /// Further words for `vswitch run`.
     pub(crate) run: Vec<String>,
-    pub(crate) only: String,
+    pub(crate) only: Vec<String>,
 }
 
 /// One subject's turn.
@@ -126,14 +126,8 @@ mod tests {
     #[test]
     fn everyone_runs_there_and_back() {
         let subjects = vec![Subject::Vswitch, Subject::Bridge, Subject::Vde];
-        let plan = Plan {
-            quick: true,
-            rigs: vec![Rig::Netns],
-            rounds: 1,
-            subjects,
-            run: vec![],
-            only: String::new(),
-        };
+        let plan =
+            Plan { quick: true, rigs: vec![Rig::Netns], rounds: 1, subjects, run: vec![], only: vec![] };
         let vde_left_out = vec![Absent { rig: 1, subject: Subject::Vde, why: "no".into() }];
         let order: Vec<Subject> = slots(&plan, &vde_left_out).iter().map(|s| s.subject).take(4).collect();
         assert_eq!(order, [Subject::Vswitch, Subject::Bridge, Subject::Bridge, Subject::Vswitch]);

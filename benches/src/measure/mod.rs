@@ -22,13 +22,13 @@ pub(crate) struct Effort<'a> {
     /// Also the long searches (rates without loss, latency under load).
     pub(crate) thorough: bool,
     /// Text that a case's name must hold.
-    pub(crate) only: &'a str,
+    pub(crate) only: &'a [String],
 }
 
 impl Effort<'_> {
     /// Whether `case` is wanted.
     pub(crate) fn wants(&self, case: &str) -> bool {
-        case.contains(self.only)
+        self.only.is_empty() || self.only.iter().any(|only| case.contains(only))
     }
 }
 
