@@ -103,21 +103,51 @@ pub enum Disk {
     },
     /// Make a linked clone: it holds only what differs from its base
     Clone {
-        /// The image to start from, which must not change afterwards
+        /// The image to start from, which must not change afterwards (unless --full)
         #[arg(value_hint = clap::ValueHint::FilePath)]
         base: PathBuf,
         /// The clone's file
         #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
         image: PathBuf,
+        /// Copy everything instead: the clone then stands alone
+        #[arg(long)]
+        full: bool,
         /// Replace an image that is there
         #[arg(long)]
         force: bool,
     },
-    /// Show format, sizes, base and clones of an image
+    /// Show format, sizes, base, clones and snapshots of an image
     Info {
         /// Its file
         #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
         image: PathBuf,
+    },
+    /// Make an image larger (the guest still has to use it), or smaller by force
+    Resize {
+        /// Its file
+        #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
+        image: PathBuf,
+        /// What the guest sees: 16G, or +8G for so much more
+        #[arg(allow_hyphen_values = true)]
+        size: String,
+        /// Cut off what is behind the new end
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the snapshots inside an image, or make, apply or drop one
+    Snapshot {
+        /// Its file
+        #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
+        image: PathBuf,
+        /// Keep what is there now under this name
+        #[arg(long, value_name = "TAG", group = "what")]
+        save: Option<String>,
+        /// Go back to this one: what was written since is lost
+        #[arg(long, value_name = "TAG", group = "what")]
+        restore: Option<String>,
+        /// Drop this one
+        #[arg(long, value_name = "TAG", group = "what")]
+        delete: Option<String>,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::json;
-use vlab::disk::{self, Existing, Info};
+use vlab::disk::{self, Existing, Info, Kind, Snapshot};
 
 use super::target::Target;
 use super::{print, print_json};
@@ -17,17 +17,26 @@ pub fn run(command: &Disk, target: &Target) -> Result<()> {
             disk::create(name, size, existing(*force), &known)?;
             (name, format!("made {} ({size}, empty)", name.display()))
         }
-        Disk::Clone { base, image: name, force } => {
-            disk::clone(base, name, existing(*force), &known)?;
-            (name, format!("made {}, a linked clone of {}", name.display(), base.display()))
+        Disk::Clone { base, image: name, full, force } => {
+            let (kind, word) = if *full { (Kind::Full, "full") } else { (Kind::Linked, "linked") };
+            disk::clone(base, name, kind, existing(*force), &known)?;
+            (name, format!("made {}, a {word} clone of {}", name.display(), base.display()))
         }
-        Disk::Info { image: name } => {
-            let info = disk::info(name, &known)?;
-            if target.global.json {
-                return print_json(&info);
-            }
-            print(&text(&info));
-            return Ok(());
+        Disk::Info { image: name } => return show(&disk::info(name, &known)?, text, target),
+        Disk::Resize { image: name, size: wanted, force } => {
+            disk::resize(name, wanted, *force, &known)?;
+            let now = size(disk::info(name, &known)?.virtual_size);
+            (name, format!("{} has {now} now; the guest still has to use them", name.display()))
+        }
+        Disk::Snapshot { image: name, save, restore, delete } => {
+            let (what, did) = match (save, restore, delete) {
+                (Some(tag), ..) => (Snapshot::Save(tag.clone()), format!("saved {tag}")),
+                (_, Some(tag), _) => (Snapshot::Restore(tag.clone()), format!("is at {tag} again")),
+                (.., Some(tag)) => (Snapshot::Delete(tag.clone()), format!("dropped {tag}")),
+                (None, None, None) => return show(&disk::info(name, &known)?, snapshots, target),
+            };
+            disk::snapshot(name, &what, &known)?;
+            (name, format!("{}: {did}", name.display()))
         }
     };
     if target.global.json {
@@ -35,6 +44,21 @@ pub fn run(command: &Disk, target: &Target) -> Result<()> {
     }
     print(&(said + "\n"));
     Ok(())
+}
+
+fn show(info: &Info, text: impl Fn(&Info) -> String, target: &Target) -> Result<()> {
+    if target.global.json {
+        return print_json(info);
+    }
+    print(&text(info));
+    Ok(())
+}
+
+fn snapshots(info: &Info) -> String {
+    if info.snapshots.is_empty() {
+        return format!("{} has no snapshots\n", info.path.display());
+    }
+    info.snapshots.join("\n") + "\n"
 }
 
 fn text(info: &Info) -> String {
@@ -50,6 +74,9 @@ fn text(info: &Info) -> String {
     }
     for clone in &info.clones {
         text.push_str(&format!("clone: {}\n", clone.display()));
+    }
+    for snapshot in &info.snapshots {
+        text.push_str(&format!("snapshot: {snapshot}\n"));
     }
     text
 }

@@ -1,19 +1,26 @@
 //! Disk images, by way of qemu-img.
 //!
-//! An image is made under another name beside its place and renamed when it is
-//! whole, so that interrupted work leaves nothing that looks like a disk. What
-//! is there is not overwritten unless asked, and a base that has clones never.
+//! Read [`make`] first: an image is made under another name beside its place and
+//! renamed when it is whole, so that interrupted work leaves nothing that looks
+//! like a disk. What is there is not overwritten unless asked; what is written in
+//! place ([`change`]) is neither in use nor the base of a clone ([`chain`]).
+
+mod chain;
+mod change;
+mod make;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command as Child;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
 use crate::command::Command;
+
+pub use chain::clones_of;
+pub use change::{Snapshot, resize, snapshot};
+pub use make::{Existing, finish, run};
 
 /// The program that makes images.
 pub const QEMU_IMG: &str = "qemu-img";
@@ -33,11 +40,12 @@ pub struct Info {
     pub base: Option<PathBuf>,
     /// Images that are clones of it, as far as they are known.
     pub clones: Vec<PathBuf>,
+    /// Snapshots inside it.
+    pub snapshots: Vec<String>,
 }
 
 /// The command that makes `part` a linked clone of `base` (absolute).
 pub fn clone_command(base: &Path, format: &str, part: &Path, size: Option<&str>) -> Command {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut argv: Vec<String> = [QEMU_IMG, "create", "-q", "-f", "qcow2", "-F", format, "-b"]
         .into_iter()
         .map(str::to_owned)
@@ -47,42 +55,53 @@ pub fn clone_command(base: &Path, format: &str, part: &Path, size: Option<&str>)
     Command::new(argv)
 }
 
-/// What to do where an image is already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
-    /// Leave it, and fail.
-    Keep,
-    /// Put the new one in its place.
-    Replace,
-}
-
 /// Makes an empty qcow2 image of `size` (qemu-img's notation: `8G`).
 ///
 /// # Errors
 /// There is one already, or qemu-img fails.
 pub fn create(path: &Path, size: &str, existing: Existing, known: &[PathBuf]) -> Result<()> {
-    if !size.bytes().any(|byte| matches!(byte, b'1'..=b'9')) {
-        bail!("`{size}` is no size for a disk: write 512M, 8G or 1T");
-    }
+    check_size(size)?;
     check_place(path, existing, known)?;
-    let part = part_of(path);
-    let argv = [QEMU_IMG, "create", "-q", "-f", "qcow2", &part.to_string_lossy(), size];
-    make(&argv.map(str::to_owned), &part, path, existing)
+    make::image(path, existing, |part| {
+        [QEMU_IMG, "create", "-q", "-f", "qcow2", &text(part), size].map(str::to_owned).to_vec()
+    })
 }
 
-/// Makes `path` a linked clone of `base`.
+fn check_size(size: &str) -> Result<()> {
+    let digits = size.trim_end_matches(['K', 'M', 'G', 'T']);
+    let plain = size.len() - digits.len() <= 1 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !plain || !digits.bytes().any(|byte| byte != b'0') {
+        bail!("`{size}` is no size for a disk: write 512M, 8G or 1T");
+    }
+    Ok(())
+}
+
+/// How a clone holds what its base holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By pointing at the base, which must not change any more.
+    Linked,
+    /// By a copy of its own.
+    Full,
+}
+
+/// Makes `path` a clone of `base`.
 ///
 /// # Errors
 /// There is one already, the base is no image, or qemu-img fails.
-pub fn clone(base: &Path, path: &Path, existing: Existing, known: &[PathBuf]) -> Result<()> {
+pub fn clone(base: &Path, path: &Path, kind: Kind, existing: Existing, known: &[PathBuf]) -> Result<()> {
     check_place(path, existing, known)?;
     let base = fs::canonicalize(base).with_context(|| format!("the base {}", base.display()))?;
     if fs::canonicalize(path).is_ok_and(|path| path == base) {
         bail!("{} cannot be a clone of itself", path.display());
     }
-    let part = part_of(path);
-    let command = clone_command(&base, &format(&base)?, &part, None);
-    make(&command.argv, &part, path, existing)
+    let format = format(&base)?;
+    make::image(path, existing, |part| match kind {
+        Kind::Linked => clone_command(&base, &format, part, None).argv,
+        Kind::Full => [QEMU_IMG, "convert", "-q", "-f", &format, "-O", "qcow2", &text(&base), &text(part)]
+            .map(str::to_owned)
+            .to_vec(),
+    })
 }
 
 /// What the image at `path` is; of its clones those in `known` directories.
@@ -99,6 +118,12 @@ pub fn info(path: &Path, known: &[PathBuf]) -> Result<Info> {
         disk_size: json["actual-size"].as_u64().unwrap_or(0),
         base: base.map(PathBuf::from),
         clones: clones_of(&path, known),
+        snapshots: json["snapshots"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|snapshot| snapshot["name"].as_str().map(str::to_owned))
+            .collect(),
         path,
     })
 }
@@ -125,57 +150,9 @@ fn query(path: &Path) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Clones of `base` (absolute) among the files in `directories` and beside it,
-/// by the backing file that qcow2 headers name.
-pub fn clones_of(base: &Path, directories: &[PathBuf]) -> Vec<PathBuf> {
-    let beside = base.parent().map(Path::to_owned);
-    let mut clones: Vec<PathBuf> = directories
-        .iter()
-        .cloned()
-        .chain(beside)
-        .filter_map(|directory| fs::read_dir(directory).ok())
-        .flat_map(Iterator::flatten)
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let backing = backing_file(path).ok().flatten();
-            backing.and_then(|named| fs::canonicalize(path.parent()?.join(named)).ok()).as_deref()
-                == Some(base)
-        })
-        .collect();
-    clones.sort();
-    clones.dedup();
-    clones
-}
-
-/// The backing file that a qcow2 image names; `None` for none, or no qcow2.
-fn backing_file(path: &Path) -> io::Result<Option<PathBuf>> {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::OsStringExt;
-    if !fs::symlink_metadata(path)?.is_file() {
-        return Ok(None);
-    }
-    // Magic, version, offset (8 bytes) and length (4) of the name, big-endian.
-    let mut header = [0; 20];
-    let mut file = File::open(path)?;
-    file.read_exact(&mut header)?;
-    let number = |range: std::ops::Range<usize>| {
-        header[range].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-    };
-    let (offset, len) = (number(8..16), number(16..20));
-    if !header.starts_with(b"QFI\xfb") || offset == 0 || len > 1023 {
-        return Ok(None);
-    }
-    file.seek(SeekFrom::Start(offset))?;
-    let mut name = Vec::new();
-    file.take(len).read_to_end(&mut name)?;
-    Ok(Some(OsString::from_vec(name).into()))
-}
-
-fn check_place(path: &Path, existing: Existing, known: &[PathBuf]) -> Result<()> {
-    let Ok(there) = fs::canonicalize(path) else { return Ok(()) };
-    if existing == Existing::Keep {
-        bail!("{} is there already\n  put a new one in its place: --force", path.display());
-    }
+/// Fails where a guest writes the image at `path`, or clones hang on it.
+fn check_writable(path: &Path, known: &[PathBuf]) -> Result<()> {
+    let there = fs::canonicalize(path).with_context(|| path.display().to_string())?;
     if let Some(clone) = clones_of(&there, known).first() {
         bail!("{} is the base of {}: without it, that clone is lost", path.display(), clone.display());
     }
@@ -187,50 +164,19 @@ fn check_place(path: &Path, existing: Existing, known: &[PathBuf]) -> Result<()>
     Ok(())
 }
 
-fn part_of(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.part", std::process::id()))
-}
-
-fn make(argv: &[String], part: &Path, path: &Path, existing: Existing) -> Result<()> {
-    // Removed on every way out on which it was not renamed.
-    struct Part<'p>(&'p Path);
-    impl Drop for Part<'_> {
-        fn drop(&mut self) {
-            let _ = fs::remove_file(self.0);
-        }
+fn check_place(path: &Path, existing: Existing, known: &[PathBuf]) -> Result<()> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
     }
-    let _part = Part(part);
-    run(argv)?;
-    finish(part, path, existing)
-}
-
-/// Runs a qemu-img command to its end.
-///
-/// # Errors
-/// It cannot be run, or what it said when it failed.
-pub fn run(argv: &[String]) -> Result<()> {
-    let output = Child::new(&argv[0])
-        .args(&argv[1..])
-        .output()
-        .with_context(|| format!("cannot run {} (package qemu-utils)", argv[0]))?;
-    if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("qemu-img: "));
+    if existing == Existing::Keep {
+        bail!("{} is there already\n  put a new one in its place: --force", path.display());
     }
-    Ok(())
+    // A link that leads nowhere is nobody's disk.
+    if path.exists() { check_writable(path, known) } else { Ok(()) }
 }
 
-/// Gives the finished `part` its name.
-///
-/// # Errors
-/// Something took the name meanwhile, and is to be kept.
-pub fn finish(part: &Path, path: &Path, existing: Existing) -> Result<()> {
-    let flags = match existing {
-        Existing::Keep => RenameFlags::NOREPLACE,
-        Existing::Replace => RenameFlags::empty(),
-    };
-    File::open(part)?.sync_all()?;
-    renameat_with(CWD, part, CWD, path, flags).with_context(|| path.display().to_string())
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -255,7 +201,7 @@ mod tests {
         let again = create(&at("base, one.qcow2"), "8M", Existing::Keep, none).unwrap_err();
         assert!(again.to_string().contains("--force"), "{again}");
 
-        clone(&at("base, one.qcow2"), &at("a.qcow2"), Existing::Keep, none).unwrap();
+        clone(&at("base, one.qcow2"), &at("a.qcow2"), Kind::Linked, Existing::Keep, none).unwrap();
         let a = info(&at("a.qcow2"), none).unwrap();
         assert_eq!(a.base.as_deref(), Some(fs::canonicalize(at("base, one.qcow2")).unwrap().as_path()));
         assert_eq!((a.format.as_str(), a.virtual_size), ("qcow2", 8 << 20));
@@ -276,7 +222,7 @@ mod tests {
         create(&path, "8Q", Existing::Keep, &[]).unwrap_err();
         let nothing = create(&path, "0G", Existing::Keep, &[]).unwrap_err();
         assert!(nothing.to_string().contains("no size for a disk"), "{nothing}");
-        clone(&directory.path().join("absent"), &path, Existing::Keep, &[]).unwrap_err();
+        clone(&directory.path().join("absent"), &path, Kind::Linked, Existing::Keep, &[]).unwrap_err();
         info(&path, &[]).unwrap_err();
         assert_eq!(names(directory.path()), Vec::<String>::new());
     }
