@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use vlab::identity::render::Renderer;
+use vlab::lab::Display;
 
 /// Labs of QEMU guests on one Ethernet: disks, guests and their switch from one
 /// file.
@@ -69,7 +71,44 @@ pub enum Command {
         #[arg(long)]
         qemu: bool,
     },
-    /// Make disk images, or look at one
+    /// Log in to a guest, or run a command there on this terminal
+    Ssh {
+        /// The guest
+        guest: String,
+        /// What to run instead of a shell
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Run a program in a guest: no terminal, words stay words, its exit code is ours
+    Exec {
+        /// The guest
+        guest: String,
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Copy files to or from a guest: vlab cp a.txt zero:/tmp
+    Cp {
+        /// Copy folders with what is in them
+        #[arg(short, long)]
+        recursive: bool,
+        /// From where, and to where; GUEST:PATH is in a guest
+        #[arg(required = true, num_args = 2.., value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Boot a guest once from an ISO, to install a system into its disk
+    Install(InstallArgs),
+    /// Print an ssh_config of the guests, for ssh -F
+    SshConfig,
+    /// Print the network configuration that a guest should have
+    GuestConfig {
+        /// The guest
+        guest: String,
+        /// For what: netctl, networkd, networkmanager, netplan, ifupdown
+        #[arg(long, value_parser = renderer)]
+        format: Renderer,
+    },
+    /// Make disk images, or change one
     #[command(subcommand)]
     Disk(Disk),
     /// Print a completion script
@@ -84,6 +123,43 @@ pub enum Command {
         /// The folder
         folder: Option<PathBuf>,
     },
+}
+
+/// How a system is installed.
+#[derive(Debug, Clone, Args)]
+pub struct InstallArgs {
+    /// The guest whose disk it is: its `disk`, or the `base` it will have a clone of
+    pub guest: String,
+    /// The ISO [default: `iso` in the lab file]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub iso: Option<PathBuf>,
+    /// What the ISO's SHA-256 must be
+    #[arg(long, value_name = "SUM")]
+    pub sha256: Option<String>,
+    /// User data for the live system's cloud-init: a script (#!) or a #cloud-config
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub seed: Option<PathBuf>,
+    /// What to say to the installer's serial console, line by line
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub dialogue: Option<PathBuf>,
+    /// Boot this kernel instead of the ISO's menu; iso:PATH is inside the ISO
+    #[arg(long, value_name = "FILE", requires = "initrd")]
+    pub kernel: Option<String>,
+    /// Its initramfs
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<String>,
+    /// Its command line
+    #[arg(long, value_name = "WORDS", requires = "kernel", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// What must have been on the console for the installation to count
+    #[arg(long, value_name = "REGEX")]
+    pub done: Option<String>,
+    /// Where its screen is seen: none, window, vnc [default: `display` in the lab file]
+    #[arg(long, value_name = "WHERE", value_parser = InstallArgs::parse_display)]
+    pub display: Option<Display>,
+    /// How long it may take
+    #[arg(long, value_name = "TIME", default_value = "2h", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// Commands on disk images.
@@ -151,6 +227,14 @@ pub enum Disk {
     },
 }
 
+fn renderer(text: &str) -> Result<Renderer, String> {
+    let found = Renderer::ALL.into_iter().find(|(name, _)| *name == text);
+    found.map(|(_, renderer)| renderer).ok_or_else(|| {
+        let names: Vec<&str> = Renderer::ALL.into_iter().map(|(name, _)| name).collect();
+        format!("it is one of {}", names.join(", "))
+    })
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     vlab::lab::parse_duration(text)
         .ok_or_else(|| format!("`{text}` is not a duration: write 10s, 2m or 500ms"))
@@ -168,7 +252,18 @@ mod tests {
 
     #[test]
     fn json_goes_with_every_command() {
-        for words in ["init", "up", "down", "status", "plan", "console a", "logs a", "disk info a"] {
+        for words in [
+            "init",
+            "up",
+            "down",
+            "status",
+            "plan",
+            "console a",
+            "logs a",
+            "ssh a",
+            "ssh-config",
+            "disk info a",
+        ] {
             let line = format!("vlab {words} --json");
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             assert!(cli.global.json, "{line}");

@@ -86,6 +86,9 @@ pub fn take_down(
             runner.remove(clone)?;
             report.removed.push(clone.clone());
         }
+        for key in &state.keys {
+            runner.remove(key)?;
+        }
     }
     for directory in directories {
         runner.remove(directory)?;

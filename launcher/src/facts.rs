@@ -12,7 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::accel::{self, KvmFacts};
 use crate::disk;
 use crate::guest::Qemu;
-use crate::lab::{Boot, Lab, Link, Network};
+use crate::identity::cloud_init;
+use crate::lab::{Boot, Configure, Lab, Link, Network};
 use crate::link;
 use crate::names::{self, Subnet};
 use crate::places::{Places, User};
@@ -27,6 +28,8 @@ use crate::state::State;
 pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) -> Result<Facts> {
     let mut formats = BTreeMap::new();
     let mut clones = BTreeSet::new();
+    let mut user_data = BTreeMap::new();
+    let mut roots = BTreeMap::new();
     for guest in &lab.guests {
         if let Some(image) = guest.image() {
             formats.insert(image.to_owned(), disk::format(image).map_err(|e| missing(image, &e))?);
@@ -42,6 +45,20 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         {
             check_clone(&clone, base)?;
             clones.insert(clone);
+        } else if let (Boot::Base(base, _), Configure::Offline) = (&guest.boot, guest.configure) {
+            let format = formats.get(base).map_or("raw", String::as_str);
+            roots.insert(base.clone(), disk::root_partition(base, format)?);
+        }
+        if let Some(path) = &guest.user_data {
+            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            cloud_init::check(&text).map_err(|e| anyhow!("{} {e}", path.display()))?;
+            user_data.insert(path.clone(), text);
+        }
+        if let Some(key) = &guest.ssh_key {
+            fs::File::open(key)
+                .with_context(|| format!("ssh key of guest {}: {}", guest.name, key.display()))?;
+            let public = public_key(key);
+            fs::File::open(&public).with_context(|| public.display().to_string())?;
         }
     }
     let vswitch = vswitch()?;
@@ -57,9 +74,13 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         let accel = accel::decide(guest.accel, &kvm).map_err(|e| anyhow!("guest {}: {e}", guest.name))?;
         accels.insert(guest.name.clone(), accel);
     }
+    let has_ssh_key = places.ssh_key().exists();
     Ok(Facts {
         user: user.clone(),
         places,
+        has_ssh_key,
+        user_data,
+        roots,
         vswitch,
         qemu: qemu()?,
         accels,
@@ -68,6 +89,13 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         clones,
         no_taps,
     })
+}
+
+/// The public half of a private key.
+pub fn public_key(key: &Path) -> PathBuf {
+    let mut path = key.as_os_str().to_owned();
+    path.push(".pub");
+    path.into()
 }
 
 /// QEMU opens its TAPs as the lab's user. Everywhere but in some containers

@@ -3,19 +3,23 @@
 //! The strings are a contract: `vlab plan` prints them for pasting. Devices sit
 //! in fixed PCI slots, since Linux names NICs after them: internet in 3
 //! (`ens3`), lab NICs from 4 (`ens4`…), the display adapter in 2, the disk in
-//! 30, out of the way.
+//! 29, out of the way.
 
 use std::path::{Path, PathBuf};
 
 use crate::accel::Accel;
 use crate::command::{Command, option};
-use crate::lab::{Boot, DiskBus, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Machine, Model, Nic};
+use crate::install::Install;
+use crate::lab::{Boot, DiskBus, Display, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Machine, Model, Nic};
 use crate::link::Attachment;
 use crate::names;
 use crate::places::{Drop, Places};
 
 /// PCI slot of a virtio disk.
-const DISK_SLOT: usize = 30;
+const DISK_SLOT: usize = 29;
+/// PCI slot of cloud-init's drive, where disks are virtio: behind the disk, which
+/// is `/dev/vda` only as the first.
+const SEED_SLOT: usize = 30;
 
 /// The QEMU that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,10 @@ pub struct GuestFacts<'f> {
     pub ssh_port: Option<u16>,
     /// The image it writes to, with its format.
     pub disk: Option<(&'f Path, &'f str)>,
+    /// How many credentials are written for it.
+    pub credentials: usize,
+    /// What it is booted from once, instead of its disk.
+    pub install: Option<&'f Install>,
 }
 
 /// The command that starts `guest` of `lab`.
@@ -77,10 +85,24 @@ fn arguments(lab: &Lab, guest: &Guest, facts: &GuestFacts<'_>) -> Vec<String> {
     line.pair("-smp", guest.cpus.to_string());
     line.pair("-m", guest.memory_mib.to_string());
     line.0.extend(["-nodefaults".to_owned(), "-no-user-config".to_owned()]);
-    line.pair("-display", "none");
+    match facts.install.map_or(guest.display, |install| install.display) {
+        Display::None => line.pair("-display", "none"),
+        // QEMU takes whichever window it was built with.
+        Display::Window => {}
+        Display::Vnc => {
+            line.pair("-display", "none");
+            line.pair("-vnc", format!("unix:{}", option(facts.places.vnc(&guest.name))));
+        }
+    }
     shed_rights(&mut line, facts);
-    monitor_and_console(&mut line, guest, facts.places);
+    monitor_and_console(&mut line, guest, facts);
+    if let Some(install) = facts.install {
+        install_from(&mut line, guest, install, facts);
+        line.0.extend(guest.qemu_args.iter().cloned());
+        return line.0;
+    }
     boot(&mut line, guest, facts.disk);
+    told(&mut line, guest, facts);
     internet(&mut line, lab, guest, facts.ssh_port);
     for (position, (nic, link)) in guest.nics.iter().zip(facts.links).enumerate() {
         lab_nic(&mut line, lab, (position, nic), link, facts.qemu);
@@ -117,18 +139,56 @@ fn shed_rights(line: &mut Line, facts: &GuestFacts<'_>) {
     }
 }
 
-fn monitor_and_console(line: &mut Line, guest: &Guest, places: &Places) {
+fn monitor_and_console(line: &mut Line, guest: &Guest, facts: &GuestFacts<'_>) {
+    let places = facts.places;
     let socket = |path: PathBuf| format!("path={},server=on,wait=off", option(path));
     line.pair("-chardev", format!("socket,id=qmp,{}", socket(places.qmp(&guest.name))));
     line.pair("-mon", "chardev=qmp,mode=control");
     if guest.serial {
         let log = option(places.console_log(&guest.name));
-        line.pair(
-            "-chardev",
-            format!("socket,id=serial,{},logfile={log}", socket(places.serial(&guest.name))),
-        );
+        let mut serial = socket(places.serial(&guest.name));
+        if facts.install.is_some() {
+            // Whoever talks to an installer must not miss how it begins.
+            serial = serial.replace("wait=off", "wait=on");
+        }
+        line.pair("-chardev", format!("socket,id=serial,{serial},logfile={log}"));
         line.pair("-serial", "chardev:serial");
     }
+}
+
+/// The tutorial's installation: the ISO in the drive, booted first, the disk to
+/// install to, and the internet. It ends when the guest would restart.
+fn install_from(line: &mut Line, guest: &Guest, install: &Install, facts: &GuestFacts<'_>) {
+    line.0.push("-no-reboot".to_owned());
+    line.pair("-device", "VGA,addr=0x2");
+    if let Some((path, format)) = facts.disk {
+        let drive = format!("file={},format={format}", option(path));
+        match guest.disk_bus {
+            DiskBus::Ide => line.pair("-drive", format!("{drive},if=ide,index=0")),
+            DiskBus::Virtio => {
+                line.pair("-drive", format!("{drive},if=none,id=disk0"));
+                line.pair("-device", format!("virtio-blk-pci,drive=disk0,addr={DISK_SLOT:#x}"));
+            }
+        }
+    }
+    line.pair(
+        "-drive",
+        format!("file={},format=raw,media=cdrom,if=ide,index=2,readonly=on", option(&install.iso)),
+    );
+    if install.seed.is_some() {
+        let seed = option(facts.places.seed(&guest.name));
+        line.pair("-drive", format!("file={seed},format=raw,if=none,id=seed,readonly=on"));
+        line.pair("-device", format!("virtio-blk-pci,drive=seed,addr={SEED_SLOT:#x}"));
+    }
+    match &install.kernel {
+        None => line.pair("-boot", "order=d"),
+        Some(kernel) => {
+            line.pair("-kernel", kernel.kernel.to_string_lossy());
+            line.pair("-initrd", kernel.initrd.to_string_lossy());
+            line.pair("-append", kernel.cmdline.as_str());
+        }
+    }
+    line.pair("-nic", "user,model=virtio-net-pci");
 }
 
 fn boot(line: &mut Line, guest: &Guest, disk: Option<(&Path, &str)>) {
@@ -152,6 +212,26 @@ fn boot(line: &mut Line, guest: &Guest, disk: Option<(&Path, &str)>) {
             line.pair("-drive", format!("{drive},if=none,id=disk0"));
             line.pair("-device", format!("virtio-blk-pci,drive=disk0,bootindex=0,addr={DISK_SLOT:#x}"));
         }
+    }
+}
+
+/// What the guest is told of itself: a drive for cloud-init, SMBIOS strings for
+/// systemd.
+fn told(line: &mut Line, guest: &Guest, facts: &GuestFacts<'_>) {
+    if guest.seeded() {
+        let drive = format!("file={},format=raw", option(facts.places.seed(&guest.name)));
+        match guest.disk_bus {
+            // An IDE disk cannot be read-only; the seed is made anew at every start.
+            DiskBus::Ide => line.pair("-drive", format!("{drive},if=ide,index=1")),
+            DiskBus::Virtio => {
+                line.pair("-drive", format!("{drive},if=none,id=seed,readonly=on"));
+                line.pair("-device", format!("virtio-blk-pci,drive=seed,addr={SEED_SLOT:#x}"));
+            }
+        }
+    }
+    for index in 0..facts.credentials {
+        let path = facts.places.credential(&guest.name, index);
+        line.pair("-smbios", format!("type=11,path={}", option(path)));
     }
 }
 
@@ -217,6 +297,8 @@ mod tests {
             accel: Accel::Tcg,
             ssh_port: guest.internet.then_some(20_022),
             disk: guest.image().map(|_| (Path::new("/d/ping/zero,1.qcow2"), "qcow2")),
+            credentials: if guest.credentialed() { 2 } else { 0 },
+            install: None,
         };
         command(&lab, guest, &facts).line()
     }
@@ -265,11 +347,16 @@ mod tests {
             (10, 0),
         );
         assert!(ide.contains("-drive file=/d/ping/zero,,1.qcow2,format=qcow2,if=ide"), "{ide}");
+        assert!(ide.contains("-drive file=/run/vlab/ping/zero.seed,format=raw,if=ide,index=1 "), "{ide}");
         assert!(ide.contains("-device e1000,netdev=lab0,") && !ide.contains("host_mtu"), "{ide}");
         assert!(!ide.contains("-netdev user"), "{ide}");
         let virtio = line("base = \"b.qcow2\"\nserial = false\nmachine = \"q35\"", &Drop::Nothing, (10, 0));
         assert!(
-            virtio.contains("if=none,id=disk0 -device virtio-blk-pci,drive=disk0,bootindex=0,addr=0x1e"),
+            virtio.contains("if=none,id=disk0 -device virtio-blk-pci,drive=disk0,bootindex=0,addr=0x1d"),
+            "{virtio}"
+        );
+        assert!(
+            virtio.contains("id=seed,readonly=on -device virtio-blk-pci,drive=seed,addr=0x1e -smbios type=11,path=/run/vlab/ping/zero.credential.0 -smbios"),
             "{virtio}"
         );
         assert!(virtio.contains("-machine q35,accel=tcg") && !virtio.contains("serial"), "{virtio}");

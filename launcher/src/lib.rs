@@ -1,7 +1,7 @@
 //! vlab: labs of QEMU guests on one Ethernet.
 //!
 //! Read in this order. Pure: [`lab`] (what the file says), [`names`]
-//! (identities that follow from it), [`places`] (where its files go), [`guest`]
+//! (identities that follow from it), [`identity`] (what a guest is told), [`places`] (where its files go), [`guest`]
 //! (QEMU's command line), [`plan`] (the steps of `up`). On disk: [`state`] (what
 //! was made), [`lock`], [`disk`]. Acting: [`runner`] (the one trait between a
 //! plan and the machine), [`up`], [`ready`], [`down`], [`status`], [`console`].
@@ -14,10 +14,14 @@ pub mod accel;
 pub mod clock;
 pub mod command;
 pub mod console;
+pub mod dialogue;
 pub mod disk;
 pub mod down;
 pub mod facts;
 pub mod guest;
+pub mod identity;
+pub mod install;
+pub mod iso9660;
 pub mod lab;
 pub mod link;
 pub mod lock;
@@ -29,6 +33,8 @@ pub mod process;
 pub mod qmp;
 pub mod ready;
 pub mod runner;
+pub mod seed;
+pub mod ssh;
 pub mod state;
 pub mod status;
 pub mod up;

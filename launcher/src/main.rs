@@ -15,7 +15,7 @@ use crate::cli::Cli;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match commands::run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             if cli.global.json {
                 commands::print(&(serde_json::json!({ "error": format!("{e:#}") }).to_string() + "\n"));

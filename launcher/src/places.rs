@@ -201,6 +201,41 @@ impl Places {
         self.state.join(format!("{guest}.qemu.log"))
     }
 
+    /// The screen of `guest`, by VNC.
+    pub fn vnc(&self, guest: &str) -> PathBuf {
+        self.run.join(format!("{guest}.vnc"))
+    }
+
+    /// A file out of an ISO that `guest` boots from once.
+    pub fn boot_file(&self, guest: &str, what: &str) -> PathBuf {
+        self.run.join(format!("{guest}.boot.{what}"))
+    }
+
+    /// The drive from which cloud-init in `guest` reads.
+    pub fn seed(&self, guest: &str) -> PathBuf {
+        self.run.join(format!("{guest}.seed"))
+    }
+
+    /// The `index`th credential of `guest`.
+    pub fn credential(&self, guest: &str, index: usize) -> PathBuf {
+        self.run.join(format!("{guest}.credential.{index}"))
+    }
+
+    /// What is needed once, to write into the clone of `guest`.
+    pub fn inject(&self, guest: &str, what: impl std::fmt::Display) -> PathBuf {
+        self.run.join(format!("{guest}.inject.{what}"))
+    }
+
+    /// The private key that opens the lab's guests.
+    pub fn ssh_key(&self) -> PathBuf {
+        self.data.join("ssh_key")
+    }
+
+    /// The host keys that the lab's guests showed.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.data.join("known_hosts")
+    }
+
     /// The linked clone of `guest`.
     pub fn clone_of(&self, guest: &str) -> PathBuf {
         self.data.join(format!("{guest}.qcow2"))

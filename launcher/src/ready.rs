@@ -127,7 +127,7 @@ fn has_ssh_banner(port: u16) -> bool {
 }
 
 /// What QEMU and the console said last.
-fn post_mortem(guest: &GuestRecord) -> String {
+pub fn post_mortem(guest: &GuestRecord) -> String {
     let qemu = runner::tail(&guest.qemu_log, 8);
     let said = if qemu.is_empty() { String::new() } else { format!(":\n  {}", qemu.join("\n  ")) };
     said + &console_tail(guest)
@@ -165,6 +165,8 @@ mod tests {
             console_log: Some(directory.join("console.log")),
             qemu_log: directory.join("qemu.log"),
             ssh_port: None,
+            ssh_user: "root".to_owned(),
+            ssh_key: None,
             internet: None,
             nics: Vec::new(),
             ready,
@@ -183,6 +185,7 @@ mod tests {
             images: Vec::new(),
             files: Vec::new(),
             clones: Vec::new(),
+            keys: Vec::new(),
             switches: Vec::new(),
             guests: Vec::new(),
         }

@@ -2,7 +2,7 @@
 //! and one in their tests that only remembers.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Child, Stdio};
@@ -14,11 +14,13 @@ use vswitch::control::{Client, Request};
 
 use crate::command::Command;
 use crate::disk::{self, Existing};
+use crate::facts::public_key;
+use crate::identity::SSH_KEY;
 use crate::places::{Drop, User};
 use crate::plan::Step;
 use crate::qmp::Qmp;
 use crate::state::{GuestRecord, Process, SwitchRecord};
-use crate::{clock, privilege, process};
+use crate::{clock, privilege, process, seed};
 
 /// How long a switch may take to say `ready:`.
 const SWITCH_READY: Duration = Duration::from_secs(20);
@@ -154,6 +156,19 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// `text` with the public half of `key` where it is to stand.
+fn filled(text: &str, key: Option<&Path>) -> Result<String> {
+    let Some(key) = key.filter(|_| text.contains(SSH_KEY)) else { return Ok(text.to_owned()) };
+    let path = public_key(key);
+    let public = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(text.replace(SSH_KEY, public.trim_end()))
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
 /// A fresh log at `path`; the one of the time before stays as `path.1`.
 fn create_log(path: &Path) -> io::Result<File> {
     if path == Path::new("/dev/null") {
@@ -199,11 +214,31 @@ impl Runner for Machine {
             Step::Directory { path } => {
                 private_directory(path).with_context(|| path.display().to_string())?;
             }
-            Step::Clone { path, part, command } => {
+            Step::Key { path, part, command } => {
+                // What an earlier `up` left half made would make it ask.
+                self.remove(part)?;
                 self.run(command)?;
+                fs::rename(public_key(part), public_key(path))?;
                 disk::finish(part, path, Existing::Keep)?;
             }
-            Step::File { path, text } => fs::write(path, text).with_context(|| path.display().to_string())?,
+            Step::Clone { path, part, commands, scratch } => {
+                let made = commands.iter().try_for_each(|command| self.run(command));
+                for path in scratch {
+                    self.remove(path)?;
+                }
+                made?;
+                disk::finish(part, path, Existing::Keep)?;
+            }
+            Step::File { path, text, key } => {
+                let text = filled(text, key.as_deref())?;
+                write_private(path, &text).with_context(|| path.display().to_string())?;
+            }
+            Step::Seed { path, files, key } => {
+                let fill =
+                    |(name, text): &(String, String)| Ok((name.clone(), filled(text, key.as_deref())?));
+                let files = files.iter().map(fill).collect::<Result<Vec<_>>>()?;
+                seed::write(path, &files).with_context(|| path.display().to_string())?;
+            }
             Step::Switch { command, .. } => return self.spawn(command).map(Some),
             Step::Guest { record, command } => {
                 if let Some(log) = &record.console_log {

@@ -17,7 +17,7 @@ use crate::accel::Accel;
 use crate::lab::Ready;
 
 /// The version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A process that outlives the number it had: {pid, start time}, valid in the
 /// boot that [`State::boot_id`] names.
@@ -98,6 +98,10 @@ pub struct GuestRecord {
     pub qemu_log: PathBuf,
     /// The host's port that leads to its port 22.
     pub ssh_port: Option<u16>,
+    /// The user to log in as.
+    pub ssh_user: String,
+    /// The private key for that.
+    pub ssh_key: Option<PathBuf>,
     /// What Linux calls its internet NIC.
     pub internet: Option<String>,
     /// Its NICs on lab networks.
@@ -129,6 +133,8 @@ pub struct State {
     pub files: Vec<PathBuf>,
     /// Clones, which survive `down`, made by this `up` or before.
     pub clones: Vec<PathBuf>,
+    /// Keys, which go with the clones that know them.
+    pub keys: Vec<PathBuf>,
     /// Switches, in the order of starting.
     pub switches: Vec<SwitchRecord>,
     /// Guests, in the order of starting.
@@ -212,6 +218,7 @@ mod tests {
             images: Vec::new(),
             files: vec!["/run/x".into()],
             clones: Vec::new(),
+            keys: Vec::new(),
             switches: Vec::new(),
             guests: Vec::new(),
         }

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::facts::public_key;
 use crate::plan::Step;
 use crate::runner::Runner;
 use crate::state::Store;
@@ -20,7 +21,11 @@ pub fn bring_up(steps: &[Step], store: &mut Store, runner: &mut dyn Runner) -> R
         store.save().context("cannot write the lab's state")?;
         let process = runner.execute(step).with_context(|| describe(step))?;
         match step {
-            Step::Directory { .. } | Step::Clone { .. } | Step::File { .. } => {}
+            Step::Directory { .. }
+            | Step::Key { .. }
+            | Step::Clone { .. }
+            | Step::File { .. }
+            | Step::Seed { .. } => {}
             Step::Switch { record, .. } => {
                 if let Some(switch) = store.state.switches.iter_mut().find(|it| it.name == record.name) {
                     switch.process = process;
@@ -49,13 +54,18 @@ fn intend(step: &Step, store: &mut Store) {
     match step {
         // What dies with the lab is named when the state is begun.
         Step::Directory { .. } => {}
-        Step::Clone { path, part, .. } => {
+        Step::Key { path, part, .. } => {
+            state.files.extend([part.clone(), public_key(part)]);
+            state.keys.extend([path.clone(), public_key(path)]);
+        }
+        Step::Clone { path, part, scratch, .. } => {
             state.files.push(part.clone());
+            state.files.extend(scratch.iter().cloned());
             if !state.clones.contains(path) {
                 state.clones.push(path.clone());
             }
         }
-        Step::File { path, .. } => state.files.push(path.clone()),
+        Step::File { path, .. } | Step::Seed { path, .. } => state.files.push(path.clone()),
         Step::Switch { record, .. } => state.switches.push(record.clone()),
         Step::Guest { record, .. } => state.guests.push((**record).clone()),
     }
@@ -63,7 +73,10 @@ fn intend(step: &Step, store: &mut Store) {
 
 fn describe(step: &Step) -> String {
     match step {
-        Step::Directory { path } | Step::File { path, .. } => path.display().to_string(),
+        Step::Directory { path } | Step::File { path, .. } | Step::Seed { path, .. } => {
+            path.display().to_string()
+        }
+        Step::Key { path, .. } => format!("ssh key {}", path.display()),
         Step::Clone { path, .. } => format!("clone {}", path.display()),
         Step::Switch { record, .. } => format!("switch {}", record.name),
         Step::Guest { record, .. } => format!("guest {}", record.name),

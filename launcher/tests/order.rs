@@ -52,6 +52,9 @@ fn steps(places: &Places) -> Vec<Step> {
         formats: BTreeMap::from([(PathBuf::from("/l/arch.qcow2"), "qcow2".to_owned())]),
         clones: BTreeSet::new(),
         no_taps: None,
+        has_ssh_key: false,
+        user_data: BTreeMap::new(),
+        roots: BTreeMap::new(),
     };
     plan(&lab, &facts).unwrap()
 }
@@ -68,6 +71,7 @@ fn store(places: &Places) -> Store {
         images: Vec::new(),
         files: Vec::new(),
         clones: Vec::new(),
+        keys: Vec::new(),
         switches: Vec::new(),
         guests: Vec::new(),
     };
@@ -127,7 +131,8 @@ impl Runner for Recording {
             let named = match step {
                 Step::Directory { .. } => true,
                 Step::Clone { path, part, .. } => state.clones.contains(path) && state.files.contains(part),
-                Step::File { path, .. } => state.files.contains(path),
+                Step::Key { path, part, .. } => state.keys.contains(path) && state.files.contains(part),
+                Step::File { path, .. } | Step::Seed { path, .. } => state.files.contains(path),
                 Step::Switch { record, .. } => state.switches.contains(record),
                 Step::Guest { record, .. } => state.guests.contains(record),
             };
@@ -139,7 +144,12 @@ impl Runner for Recording {
                 self.log.push(format!("clone {}", path.file_name().unwrap().display()));
                 None
             }
-            Step::File { path, .. } => {
+            Step::Key { path, .. } => {
+                self.log.push(format!("key {}", path.file_name().unwrap().display()));
+                None
+            }
+            Step::File { path, .. } if path.to_string_lossy().contains(".credential.") => None,
+            Step::File { path, .. } | Step::Seed { path, .. } => {
                 self.log.push(format!("write {}", path.file_name().unwrap().display()));
                 None
             }
@@ -204,6 +214,9 @@ impl Runner for Recording {
     }
 
     fn remove(&mut self, path: &Path) -> Result<()> {
+        if path.to_string_lossy().contains(".credential.") {
+            return Ok(());
+        }
         self.log.push(format!("remove {}", path.file_name().unwrap().display()));
         Ok(())
     }
@@ -223,7 +236,10 @@ fn up_makes_things_in_order_and_down_undoes_them() {
     assert_eq!(
         runner.log,
         [
+            "key ssh_key",
+            "write zero.seed",
             "clone zero.qcow2",
+            "write one.seed",
             "clone one.qcow2",
             "write lan.toml",
             "start switch ping-lan",
@@ -247,7 +263,11 @@ fn up_makes_things_in_order_and_down_undoes_them() {
             "powerdown one",
             "powerdown zero",
             "stop switch ping-lan",
+            "remove ssh_key.part",
+            "remove ssh_key.part.pub",
+            "remove zero.seed",
             "remove zero.qcow2.part",
+            "remove one.seed",
             "remove one.qcow2.part",
             "remove lan.toml",
             "remove ping",
@@ -285,7 +305,7 @@ fn guests_are_asked_ever_less_politely() {
 
 #[test]
 fn a_lab_cut_short_at_any_step_comes_down_whole() {
-    for fail_at in 1..=12 {
+    for fail_at in 1..=30 {
         let directory = tempfile::tempdir().unwrap();
         let places = places(directory.path());
         let mut runner = Recording::new(&places, Manners::Acpi);
@@ -325,7 +345,7 @@ fn the_plan_is_a_script_and_the_switch_reads_its_part() {
     for expected in [
         "mkdir -p -m 700 /p/run/ping\n",
         "qemu-img create -q -f qcow2 -F qcow2 -b /l/arch.qcow2 /p/data/ping/zero.qcow2.part && mv -n /p/data/ping/zero.qcow2.part /p/data/ping/zero.qcow2\n",
-        "cat >/p/run/ping/lan.toml <<'END'\n",
+        "cat <<'END' >/p/run/ping/lan.toml\n",
         "setsid /bin/vswitch run --config /p/run/ping/lan.toml --name ping-lan </dev/null >/p/run/ping/lan.out 2>/p/state/ping/switch-lan.log &\n",
         "-netdev tap,id=lab0,ifname=vl-zero-",
     ] {
@@ -334,8 +354,8 @@ fn the_plan_is_a_script_and_the_switch_reads_its_part() {
     let parsed = std::process::Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
     assert!(parsed.success(), "a shell reads it");
 
-    let Some(Step::File { text: config, .. }) = steps.iter().find(|step| matches!(step, Step::File { .. }))
-    else {
+    let is_config = |step: &&Step| matches!(step, Step::File { path, .. } if path.ends_with("lan.toml"));
+    let Some(Step::File { text: config, .. }) = steps.iter().find(is_config) else {
         panic!("the plan writes the switch's configuration");
     };
     let table: toml::Table = config.parse().unwrap();

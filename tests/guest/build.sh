@@ -9,7 +9,7 @@
 # they depend on is found by depmod.
 GUEST_MODULES=(evdev button virtio_pci virtio_net virtio_rng e1000 e1000e 8139cp af_packet)
 # Bumped when the format below changes.
-GUEST_FORMAT=1
+GUEST_FORMAT=2
 
 # Everything that decides what the guest is, as one hash.
 guest_inputs() {
@@ -47,7 +47,7 @@ guest_download() {
 }
 
 guest_build() {
-    local out=$GUEST inputs kernel=linux-image-amd64 packages work version module file
+    local out=$GUEST inputs kernel=linux-image-amd64 packages work version file
     inputs=$(guest_inputs)
     if [ -s "$out/vmlinuz" ] && [ -s "$out/initrd" ] && [ "$(cat "$out/inputs" 2>/dev/null)" = "$inputs" ]; then
         return
@@ -64,7 +64,7 @@ guest_build() {
     apt-cache show "$kernel" >/dev/null 2>&1 || kernel=linux-image-virtual
     mapfile -t packages < <(guest_kernel_packages "$kernel")
     ((${#packages[@]})) || exit 1
-    if [ "$(cat "$out/kernel/packages" 2>/dev/null)" != "${packages[*]}" ]; then
+    if [ "$(cat "$out/kernel/packages" 2>/dev/null)" != "$GUEST_FORMAT ${packages[*]}" ]; then
         say "downloading ${packages[*]}, busybox-static (unpacked under ${out#"$PWD"/}, not installed)"
         if ! guest_download "$work/debs" "${packages[@]}" busybox-static; then
             # The list named versions that the mirror has replaced since.
@@ -76,12 +76,12 @@ guest_build() {
         for file in "$work"/debs/*.deb; do
             dpkg-deb --fsys-tarfile "$file" | tar -x -C "$work/kernel" --wildcards --no-anchored \
                 'boot/vmlinuz-*' 'bin/busybox' 'modules.order' 'modules.builtin*' \
-                'kernel/net/*' 'kernel/lib/*' 'kernel/crypto/*' \
+                'kernel/net/*' 'kernel/lib/*' 'kernel/crypto/*' 'kernel/fs/*' 'kernel/arch/*' \
                 'kernel/drivers/net/*' 'kernel/drivers/virtio/*' 'kernel/drivers/acpi/*' \
                 'kernel/drivers/input/*' 'kernel/drivers/char/*' 'kernel/drivers/block/*' 2>/dev/null || true
         done
         rm -rf "$out/kernel"
-        echo "${packages[*]}" >"$work/kernel/packages"
+        echo "$GUEST_FORMAT ${packages[*]}" >"$work/kernel/packages"
         mv "$work/kernel" "$out/kernel"
     fi
     local from=$out/kernel
@@ -99,31 +99,42 @@ guest_build() {
     install -m 755 tests/guest/init "$work/tree/init"
     install -m 755 "$from/bin/busybox" "$work/tree/bin/busybox"
     ln -s busybox "$work/tree/bin/sh"
-    mkdir -p "$work/tree/lib/modules"
-    for module in "${GUEST_MODULES[@]}"; do
+    guest_add_modules "$from" "$version" "$work/tree" "${GUEST_MODULES[@]}"
+    grep -qx e1000.ko "$work/tree/lib/modules/order" || die "Linux $version came without e1000: rm -r $out and try again"
+    guest_add_program "$work/tree" "$(command -v iperf3)"
+    guest_archive "$work/tree" >"$work/initrd"
+    cp -L "$from/boot/vmlinuz-$version" "$work/vmlinuz"
+    mv "$work/initrd" "$work/vmlinuz" "$out/"
+    echo "$inputs" >"$out/inputs"
+    rm -rf "$work"
+    say "test guest: ${out#"$PWD"/}/vmlinuz, ${out#"$PWD"/}/initrd ($(du -h "$out/initrd" | cut -f1))"
+}
+
+# Puts kernel modules into a tree, uncompressed, and the order to load them in.
+guest_add_modules() {
+    local from=$1 version=$2 tree=$3 module file
+    shift 3
+    mkdir -p "$tree/lib/modules"
+    for module; do
         # Prints `insmod PATH` lines, dependencies first; nothing for what is built in.
         modprobe -d "$from" -S "$version" --show-depends "$module" 2>/dev/null | awk '$1 == "insmod" {print $2}'
-    done | awk '!seen[$0]++' >"$work/files"
-    while read -r file; do
+    done | awk '!seen[$0]++' | while read -r file; do
         module=$(basename "$file" | sed 's/\.ko.*/.ko/')
         case $file in
             *.xz) xz -dc "$file" ;;
             *.zst) zstd -dcq "$file" ;;
             *.gz) gzip -dc "$file" ;;
             *) cat "$file" ;;
-        esac >"$work/tree/lib/modules/$module"
-        echo "$module" >>"$work/tree/lib/modules/order"
-    done <"$work/files"
-    grep -qx e1000.ko "$work/tree/lib/modules/order" || die "Linux $version came without e1000: rm -r $out and try again"
-    guest_add_program "$work/tree" "$(command -v iperf3)"
-    # Sorted and dated alike, so that the same inputs give the same bytes.
-    (cd "$work/tree" && find . -exec touch -hd @0 {} + && find . | LC_ALL=C sort |
-        cpio -o -H newc -R 0:0 --reproducible --quiet | gzip -n -1) >"$work/initrd"
-    cp -L "$from/boot/vmlinuz-$version" "$work/vmlinuz"
-    mv "$work/initrd" "$work/vmlinuz" "$out/"
-    echo "$inputs" >"$out/inputs"
-    rm -rf "$work"
-    say "test guest: ${out#"$PWD"/}/vmlinuz, ${out#"$PWD"/}/initrd ($(du -h "$out/initrd" | cut -f1))"
+        esac >"$tree/lib/modules/$module"
+        echo "$module" >>"$tree/lib/modules/order"
+    done
+}
+
+# A tree as an initramfs. Sorted and dated alike, so that the same inputs give the
+# same bytes.
+guest_archive() {
+    (cd "$1" && find . -exec touch -hd @0 {} + && find . | LC_ALL=C sort |
+        cpio -o -H newc -R 0:0 --reproducible --quiet | gzip -n -1)
 }
 
 # Copies a program with the shared libraries that it is linked to.

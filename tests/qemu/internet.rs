@@ -34,7 +34,16 @@ impl Internet {
 
     /// Fetches the page from inside `guest`.
     pub(crate) fn reach_from(&self, guest: &mut Guest) -> Result<()> {
-        let page = guest.run(&format!("wget -q -O - http://10.0.2.2:{}/", self.port))?;
+        self.fetched(&guest.run(&self.fetch())?)
+    }
+
+    /// The command by which a guest fetches the page.
+    pub(crate) fn fetch(&self) -> String {
+        format!("wget -q -O - http://10.0.2.2:{}/", self.port)
+    }
+
+    /// Whether what a guest fetched is the page.
+    pub(crate) fn fetched(&self, page: &str) -> Result<()> {
         ensure!(page.contains(PAGE), "another page: {page}");
         Ok(())
     }

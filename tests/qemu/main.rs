@@ -5,9 +5,12 @@
 //! however many tests run, and QEMU's user-mode network ends at that
 //! namespace's loopback. At most two tests run guests at a time.
 
+mod debian;
+mod install;
 mod internet;
 mod lab;
 mod links;
+mod rig;
 mod traffic;
 mod tutorial;
 mod vhost_user;

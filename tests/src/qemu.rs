@@ -22,6 +22,32 @@ const BOOT: Duration = Duration::from_secs(120);
 /// Time that a command in a guest has, unless the caller gives it another.
 const COMMAND: Duration = Duration::from_secs(60);
 
+/// An installation ISO, which `./dev test --long` builds: in VSWITCH_ISO, else
+/// under the workspace's `target/iso`.
+///
+/// # Errors
+/// It is not built; the message says how to.
+pub fn installation_iso() -> Result<PathBuf> {
+    let dir = std::env::var_os("VSWITCH_ISO")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/iso"), PathBuf::from);
+    let iso = dir.join("install.iso");
+    ensure!(iso.is_file(), "the installation ISO is not built: ./dev setup long");
+    Ok(std::fs::canonicalize(iso)?)
+}
+
+/// An image of a Debian system, which `./dev test --long` builds: in
+/// VSWITCH_DEBIAN, else under the workspace's `target/debian`.
+///
+/// # Errors
+/// It is not built; the message says how to.
+pub fn debian() -> Result<PathBuf> {
+    let dir = std::env::var_os("VSWITCH_DEBIAN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/debian"), PathBuf::from);
+    let base = dir.join("base.qcow2");
+    ensure!(base.is_file(), "the Debian guest is not built: ./dev setup long");
+    Ok(std::fs::canonicalize(base)?)
+}
+
 /// The test guest's kernel and initramfs: in VSWITCH_GUEST, else under the
 /// workspace's `target/guest`.
 ///

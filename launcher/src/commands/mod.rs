@@ -1,13 +1,16 @@
 //! The commands: each puts the library's parts together and prints.
 
+mod access;
 mod down;
 mod images;
+mod install;
 mod target;
 mod up;
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
@@ -30,10 +33,10 @@ use crate::commands::target::Target;
 ///
 /// # Errors
 /// What to tell the user.
-pub fn run(cli: &Cli) -> Result<()> {
+pub fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        Command::Completions { shell } => return completions(*shell),
-        Command::Man { folder } => return man(folder.as_deref()),
+        Command::Completions { shell } => return completions(*shell).map(done),
+        Command::Man { folder } => return man(folder.as_deref()).map(done),
         Command::Init
         | Command::Up { .. }
         | Command::Down { .. }
@@ -41,6 +44,12 @@ pub fn run(cli: &Cli) -> Result<()> {
         | Command::Plan
         | Command::Console { .. }
         | Command::Logs { .. }
+        | Command::Ssh { .. }
+        | Command::Exec { .. }
+        | Command::Cp { .. }
+        | Command::SshConfig
+        | Command::Install(_)
+        | Command::GuestConfig { .. }
         | Command::Disk(_) => {}
     }
     let user = User::from_env().map_err(anyhow::Error::msg)?;
@@ -49,6 +58,13 @@ pub fn run(cli: &Cli) -> Result<()> {
     let target = Target { global: cli.global.clone(), user, roots };
     let json = cli.global.json;
     match &cli.command {
+        // Their exit code is the guest's.
+        Command::Ssh { guest, command } => return access::ssh(&target, guest, command),
+        Command::Exec { guest, command } => return access::exec(&target, guest, command),
+        Command::Cp { recursive, paths } => return access::copy(&target, *recursive, paths),
+        Command::Install(args) => install::run(&target, args),
+        Command::SshConfig => access::config(&target),
+        Command::GuestConfig { guest, format } => access::guest_config(&target, guest, *format),
         Command::Init => init(&cli.global),
         Command::Up { keep } => up::run(&target, *keep),
         Command::Down { disks, grace } => down::run(&target, *disks, *grace),
@@ -59,6 +75,11 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Disk(disk) => images::run(disk, &target),
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
+    .map(done)
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 /// Writes to stdout. A reader that went away is no error of ours.

@@ -78,11 +78,15 @@ impl Target {
         Ok(None)
     }
 
+    /// The state of the lab, which must be up.
+    pub fn up(&self) -> Result<Store> {
+        self.store()?
+            .with_context(|| format!("lab {} is not up\n  start it: vlab up", self.name_for_humans()))
+    }
+
     /// The record of a guest of the lab that is up.
     pub fn guest(&self, name: &str) -> Result<GuestRecord> {
-        let store = self
-            .store()?
-            .with_context(|| format!("lab {} is not up\n  start it: vlab up", self.name_for_humans()))?;
+        let store = self.up()?;
         let guests = &store.state.guests;
         let names: Vec<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
         let found = guests.iter().find(|guest| guest.name == name);

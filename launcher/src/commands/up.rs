@@ -1,7 +1,7 @@
 //! `vlab up`.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use vlab::clock;
 use vlab::down::{Options, take_down};
 use vlab::facts;
-use vlab::lab::{Address, Boot, Lab};
+use vlab::lab::Lab;
 use vlab::link;
 use vlab::lock::Lock;
 use vlab::places::Places;
@@ -84,7 +84,8 @@ fn digest(lab: &Lab) -> Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn begin(lab: &Lab, file: &Path, digest: String, facts: &Facts) -> Result<State> {
+/// The state of a lab of which nothing was made yet.
+pub fn begin(lab: &Lab, file: &Path, digest: String, facts: &Facts) -> Result<State> {
     let mut images: Vec<_> =
         lab.guests.iter().filter_map(|guest| guest.image()).map(Path::to_owned).collect();
     images.sort();
@@ -99,9 +100,19 @@ fn begin(lab: &Lab, file: &Path, digest: String, facts: &Facts) -> Result<State>
         images,
         files: Vec::new(),
         clones: facts.clones.iter().cloned().collect(),
+        keys: kept_keys(facts),
         switches: Vec::new(),
         guests: Vec::new(),
     })
+}
+
+/// Keys that are there already.
+fn kept_keys(facts: &Facts) -> Vec<PathBuf> {
+    let mut keys = vec![facts.places.known_hosts()];
+    if facts.has_ssh_key {
+        keys.extend([facts.places.ssh_key(), facts::public_key(&facts.places.ssh_key())]);
+    }
+    keys
 }
 
 /// Whether the lab is up as its file says. What an interrupted `up` or another
@@ -158,21 +169,14 @@ fn notes(lab: &Lab, facts: &Facts) {
     for why in reasons {
         eprintln!("accel: tcg, not kvm: {why}");
     }
-    let by_hand = lab.guests.iter().any(|guest| {
-        let addressed = guest.nics.iter().any(|nic| matches!(nic.address, Address::Static(_)));
-        addressed && !guest.configure_none && !matches!(guest.boot, Boot::Kernel { .. })
-    });
-    if by_hand {
-        eprintln!(
-            "note: set the guests' addresses inside the guests; `configure` is not available in this version"
-        );
-    }
 }
 
 fn undo(store: &mut Store, facts: &Facts, places: &Places, machine: &mut Machine) -> Result<()> {
     eprintln!("taking down what was started");
     // Clones that were there before stay.
     store.state.clones.retain(|clone| !facts.clones.contains(clone));
+    let kept = kept_keys(facts);
+    store.state.keys.retain(|key| !kept.contains(key));
     let options = Options { grace: GRACE_AFTER_FAILURE, disks: true, boot_id: process::boot_id()? };
     take_down(store, std::slice::from_ref(&places.run), &options, machine)?;
     Ok(())

@@ -3,6 +3,7 @@
 //! A signal ends qemu-img and removes the part. A kill of `vlab` itself leaves
 //! the part, hidden beside the place; the next work on that place removes it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,8 @@ pub fn run(argv: &[String]) -> Result<()> {
 fn run_until(argv: &[String], interrupted: &AtomicBool) -> Result<()> {
     let mut child = Child::new(&argv[0])
         .args(&argv[1..])
+        // Ordinary users have no sbin in their PATH, where debugfs lives.
+        .env("PATH", path_with_sbin())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -109,6 +112,12 @@ fn run_until(argv: &[String], interrupted: &AtomicBool) -> Result<()> {
         bail!("{}", if said.is_empty() { format!("{}: {status}", argv[0]) } else { said.to_owned() });
     }
     Ok(())
+}
+
+fn path_with_sbin() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    std::env::join_paths(all).unwrap_or(path)
 }
 
 fn package_of(program: &str) -> &'static str {

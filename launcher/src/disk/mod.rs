@@ -8,6 +8,7 @@
 mod chain;
 mod change;
 mod make;
+mod partition;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -21,9 +22,12 @@ use crate::command::Command;
 pub use chain::clones_of;
 pub use change::{Snapshot, resize, snapshot};
 pub use make::{Existing, finish, run};
+pub use partition::root_partition;
 
 /// The program that makes images.
 pub const QEMU_IMG: &str = "qemu-img";
+/// The program that writes into ext file systems.
+pub const DEBUGFS: &str = "debugfs";
 
 /// What an image is.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -151,7 +155,10 @@ fn query(path: &Path) -> Result<Value> {
 }
 
 /// Fails where a guest writes the image at `path`, or clones hang on it.
-fn check_writable(path: &Path, known: &[PathBuf]) -> Result<()> {
+///
+/// # Errors
+/// It is in use, or the base of a clone.
+pub fn check_writable(path: &Path, known: &[PathBuf]) -> Result<()> {
     let there = fs::canonicalize(path).with_context(|| path.display().to_string())?;
     if let Some(clone) = clones_of(&there, known).first() {
         bail!("{} is the base of {}: without it, that clone is lost", path.display(), clone.display());

@@ -1,7 +1,7 @@
 //! The keys of one guest, and of `[defaults]`, which has the same.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vswitch::frame::MacAddr;
@@ -9,8 +9,10 @@ use vswitch::port::{Kind, PortSpec};
 
 use super::reader::{Item, Keys, LabError};
 use super::{
-    AccelChoice, Address, Boot, DiskBus, Forward, Guest, Machine, Model, NICS_MAX, Network, Nic, Ready,
+    AccelChoice, Address, Boot, Configure, DiskBus, Display, Forward, Guest, Machine, Model, NICS_MAX,
+    Network, Nic, Ready,
 };
+use crate::identity::render::Renderer;
 use crate::names;
 
 /// What a guest's keys are read against.
@@ -27,17 +29,8 @@ pub struct Context<'c> {
 
 /// Keys that this version does not build, with the values that ask for
 /// nothing and are taken.
-const NOT_BUILT: [(&str, &[&str], &str); 9] = [
-    ("iso", &[], "installing from `iso`"),
-    ("iso_sha256", &[], "installing from `iso`"),
-    ("firmware", &["bios"], "any firmware but \"bios\""),
-    ("display", &["none"], "any display but \"none\""),
-    ("configure", &["auto", "none"], "configuring guests (`configure`)"),
-    ("renderer", &["auto"], "configuring guests (`renderer`)"),
-    ("user_data", &[], "configuring guests (`user_data`)"),
-    ("hostname", &[], "configuring guests (`hostname`)"),
-    ("autostart", &[], "`autostart = false`"),
-];
+const NOT_BUILT: [(&str, &[&str], &str); 2] =
+    [("firmware", &["bios"], "any firmware but \"bios\""), ("autostart", &[], "`autostart = false`")];
 
 /// Reads one guest. `None` when it boots from nothing, which `[defaults]` may.
 /// Automatic addresses are left [`Address::None`] for `check` to choose.
@@ -63,13 +56,17 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
     let machine = keys.item("machine").map_or(Ok(Machine::Pc), |item| item.word(&words))?;
     let words = [("virtio", Some(DiskBus::Virtio)), ("ide", Some(DiskBus::Ide))];
     let disk_bus = keys.item("disk_bus").map_or(Ok(DiskBus::Virtio), |item| item.word(&words))?;
+    let words = Display::ALL.map(|(name, display)| (name, Some(display)));
+    let display = keys.item("display").map_or(Ok(Display::None), |item| item.word(&words))?;
+    let iso = keys.item("iso").map(|item| item.text().map(|text| context.folder.join(text))).transpose()?;
+    let iso_sha256 = keys.item("iso_sha256").map(|item| sha256(&item)).transpose()?;
     let serial = keys.item("serial").map_or(Ok(true), |item| item.boolean())?;
     let internet = keys.item("internet").map_or(Ok(true), |item| item.boolean())?;
     let mut forwards = Vec::new();
     for item in keys.item("forwards").map_or(Ok(Vec::new()), |item| item.list())? {
         forwards.push(forward(item.text()?).map_err(|e| item.fault(e))?);
     }
-    let ssh_port = read_ssh(keys)?;
+    let ssh = read_ssh(keys, context.folder)?;
     if !internet && let Some(stray) = keys.own("forwards").or_else(|| keys.own("ssh")) {
         return Err(
             stray.fault("`forwards` and `ssh` go through the internet NIC: they need `internet = true`")
@@ -84,7 +81,7 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
             .ok_or_else(|| item.fault("`timeout` is a duration: 120s, 2m or 500ms"))?,
         None => Duration::from_secs(120),
     };
-    let configure_none = keys.item("configure").is_some_and(|item| item.text() == Ok("none"));
+    let told = read_configure(keys, context, boot.as_ref())?;
     let mut qemu_args = Vec::new();
     for item in keys.item("qemu_args").map_or(Ok(Vec::new()), |item| item.list())? {
         qemu_args.push(item.text()?.to_owned());
@@ -95,6 +92,9 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
     Ok(Some(Guest {
         name: context.guest.to_owned(),
         boot,
+        iso,
+        iso_sha256,
+        display,
         memory_mib,
         cpus,
         accel,
@@ -104,10 +104,15 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
         serial,
         internet,
         forwards,
-        ssh_port,
+        ssh_port: ssh.port,
+        ssh_user: ssh.user,
+        ssh_key: ssh.key,
         ready,
         timeout,
-        configure_none,
+        configure: told.configure,
+        renderer: told.renderer,
+        user_data: told.user_data,
+        hostname: told.hostname,
         qemu_args,
         nics,
     }))
@@ -158,24 +163,93 @@ fn read_boot(keys: &Keys<'_>, folder: &Path) -> Result<Option<Boot>, LabError> {
     })
 }
 
-/// `ssh = { port = N }`; absent or "auto": a port is chosen.
-fn read_ssh(keys: &Keys<'_>) -> Result<Option<u16>, LabError> {
-    let Some(item) = keys.item("ssh") else { return Ok(None) };
+fn sha256(item: &Item<'_>) -> Result<String, LabError> {
+    let text = item.text()?.to_ascii_lowercase();
+    let whole = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if whole { Ok(text) } else { Err(item.fault("a SHA-256 has 64 hexadecimal digits")) }
+}
+
+struct Ssh {
+    port: Option<u16>,
+    user: String,
+    key: Option<PathBuf>,
+}
+
+/// `ssh = { user = "arch", key = "FILE", port = N }`; absent or "auto": root,
+/// the lab's key, a port that is chosen.
+fn read_ssh(keys: &Keys<'_>, folder: &Path) -> Result<Ssh, LabError> {
+    let mut read = Ssh { port: None, user: "root".to_owned(), key: None };
+    let Some(item) = keys.item("ssh") else { return Ok(read) };
     let ssh = item.table("ssh")?;
-    for key in ["user", "key"] {
-        if let Some(item) = ssh.item(key)
-            && !(key == "key" && item.text() == Ok("auto"))
-        {
-            return Err(item.unavailable(format_args!("`{key}` of ssh (there is no `vlab ssh` yet)")));
+    if let Some(item) = ssh.item("user") {
+        let user = item.text()?;
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-' | b'.');
+        if !user.bytes().all(plain) || user.is_empty() || user.starts_with('-') {
+            return Err(item.fault(format!("`{user}` is no user's name")));
         }
+        user.clone_into(&mut read.user);
     }
-    let port = match ssh.item("port") {
+    if let Some(item) = ssh.item("key")
+        && item.text()? != "auto"
+    {
+        read.key = Some(folder.join(item.text()?));
+    }
+    read.port = match ssh.item("port") {
         Some(item) if item.is_text() => item.word(&[("auto", Some(None))])?,
         Some(item) => u16::try_from(item.integer(1..=65_535)?).ok(),
         None => None,
     };
     ssh.finish()?;
-    Ok(port)
+    Ok(read)
+}
+
+/// What a guest is told, and how.
+struct Told {
+    configure: Configure,
+    renderer: Option<Renderer>,
+    user_data: Option<PathBuf>,
+    hostname: String,
+}
+
+fn read_configure(keys: &Keys<'_>, context: &Context<'_>, boot: Option<&Boot>) -> Result<Told, LabError> {
+    let words = [
+        ("auto", Some(Configure::Auto)),
+        ("cloud-init", Some(Configure::CloudInit)),
+        ("credentials", Some(Configure::Credentials)),
+        ("offline", Some(Configure::Offline)),
+        ("none", Some(Configure::None)),
+    ];
+    let configure = keys.item("configure").map_or(Ok(Configure::Auto), |item| item.word(&words))?;
+    let mut words = vec![("auto", Some(None))];
+    words.extend(Renderer::ALL.map(|(name, renderer)| (name, Some(Some(renderer)))));
+    let renderer = keys.item("renderer").map_or(Ok(None), |item| item.word(&words))?;
+    if configure == Configure::Offline
+        && let Some(item) = keys.item("configure")
+    {
+        if boot.is_some_and(|boot| !matches!(boot, Boot::Base(..))) {
+            return Err(item.fault("`offline` is written into a clone: it goes with `base`"));
+        }
+        if renderer.is_none() {
+            return Err(item.fault("`offline` needs `renderer`: what configures networks in this guest"));
+        }
+    }
+    let user_data = keys.item("user_data");
+    if let Some(item) = user_data.filter(|_| !matches!(configure, Configure::Auto | Configure::CloudInit)) {
+        return Err(item.fault("`user_data` is for cloud-init: it goes with `configure = \"cloud-init\"`"));
+    }
+    let hostname = match keys.item("hostname") {
+        Some(item) => {
+            let name = item.text()?;
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+            if !plain || name.is_empty() || name.len() > 63 || name.starts_with(['-', '.']) {
+                return Err(item.fault(format!("`{name}` is no host name")));
+            }
+            name.to_owned()
+        }
+        None => context.guest.to_owned(),
+    };
+    let user_data = user_data.map(|item| item.text().map(|text| context.folder.join(text))).transpose()?;
+    Ok(Told { configure, renderer, user_data, hostname })
 }
 
 fn read_ready(item: &Item<'_>, serial: bool, internet: bool) -> Result<Ready, LabError> {

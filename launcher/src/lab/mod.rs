@@ -23,6 +23,7 @@ pub use reader::LabError;
 #[cfg(test)]
 mod tests;
 
+use crate::identity::render::Renderer;
 use crate::names::{self, Subnet};
 
 /// Guests on their networks.
@@ -107,6 +108,24 @@ pub enum Machine {
     Q35,
 }
 
+/// Where a guest's screen is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Display {
+    /// Nowhere.
+    None,
+    /// In a window of QEMU's own.
+    Window,
+    /// By VNC, on a unix socket in RUN.
+    Vnc,
+}
+
+impl Display {
+    /// Their names in lab files and on the command line.
+    pub const ALL: [(&'static str, Display); 3] =
+        [("none", Display::None), ("window", Display::Window), ("vnc", Display::Vnc)];
+}
+
 /// How the disk is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum DiskBus {
@@ -114,6 +133,22 @@ pub enum DiskBus {
     Virtio,
     /// `/dev/sda`.
     Ide,
+}
+
+/// How a guest is told its name, keys and addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Configure {
+    /// Guests with a disk are given a seed and credentials, which images that
+    /// know neither ignore; guests with a kernel are told on its command line.
+    Auto,
+    /// A NoCloud seed.
+    CloudInit,
+    /// systemd credentials over SMBIOS.
+    Credentials,
+    /// Files written into the clone when it is made.
+    Offline,
+    /// Not at all.
+    None,
 }
 
 /// How a guest is known to be up.
@@ -139,6 +174,12 @@ pub struct Guest {
     pub name: String,
     /// What it boots from.
     pub boot: Boot,
+    /// What `vlab install` boots once, and the file's SHA-256.
+    pub iso: Option<PathBuf>,
+    /// In hexadecimal digits, lower case.
+    pub iso_sha256: Option<String>,
+    /// Where its screen is seen.
+    pub display: Display,
     /// MiB.
     pub memory_mib: u32,
     /// Virtual processors.
@@ -159,12 +200,22 @@ pub struct Guest {
     pub forwards: Vec<Forward>,
     /// The host's port for ssh; `None`: chosen. Used with `internet` only.
     pub ssh_port: Option<u16>,
+    /// The user that `vlab ssh` logs in as.
+    pub ssh_user: String,
+    /// The user's own private key; `None`: the lab's, which is made for it.
+    pub ssh_key: Option<PathBuf>,
     /// When it counts as up.
     pub ready: Ready,
     /// How long that may take.
     pub timeout: Duration,
-    /// Whether vlab was told to leave the guest's addresses to the user.
-    pub configure_none: bool,
+    /// How it is told who it is.
+    pub configure: Configure,
+    /// The kind of its network configuration, for `offline`.
+    pub renderer: Option<Renderer>,
+    /// The user's own cloud-init data.
+    pub user_data: Option<PathBuf>,
+    /// What it calls itself.
+    pub hostname: String,
     /// Appended to QEMU's command line.
     pub qemu_args: Vec<String>,
     /// NICs on lab networks, PCI slots 4, 5…
@@ -269,6 +320,29 @@ impl Guest {
             Boot::Base(path, _) | Boot::Disk(path) => Some(path),
             Boot::Kernel { .. } => None,
         }
+    }
+
+    /// Whether it is given a NoCloud seed.
+    pub fn seeded(&self) -> bool {
+        match self.configure {
+            Configure::Auto => !matches!(self.boot, Boot::Kernel { .. }),
+            Configure::CloudInit => true,
+            Configure::Credentials | Configure::Offline | Configure::None => false,
+        }
+    }
+
+    /// Whether it is given systemd credentials.
+    pub fn credentialed(&self) -> bool {
+        match self.configure {
+            Configure::Auto => !matches!(self.boot, Boot::Kernel { .. }),
+            Configure::Credentials => true,
+            Configure::CloudInit | Configure::Offline | Configure::None => false,
+        }
+    }
+
+    /// Whether it is told the lab's ssh key in one way or another.
+    pub fn keyed(&self) -> bool {
+        self.seeded() || self.credentialed() || self.configure == Configure::Offline
     }
 
     /// Where Linux calls the NIC in PCI `slot` by that slot (i440FX only; on

@@ -3,6 +3,9 @@
 //!
 //! `vlab plan` prints exactly these steps, `vlab up` carries out exactly these.
 
+mod script;
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,13 +13,16 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::accel::Accel;
-use crate::command::{Command, quote};
+use crate::command::Command;
 use crate::guest::{self, GuestFacts, Qemu};
-use crate::lab::{Address, Boot, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Network};
+use crate::install::Install;
+use crate::lab::{Address, Boot, Configure, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Network, Ready};
 use crate::link::{self, Attachment};
 use crate::names;
 use crate::places::{Places, SOCKET_PATH_LEN_MAX, User};
 use crate::state::{GuestRecord, NicRecord, SwitchRecord};
+
+pub use script::script;
 
 /// What is known of the machine.
 #[derive(Debug, Clone)]
@@ -39,6 +45,13 @@ pub struct Facts {
     pub clones: BTreeSet<PathBuf>,
     /// Why the switch cannot have TAPs; `None`: it can.
     pub no_taps: Option<String>,
+    /// Whether the lab has its ssh key already.
+    pub has_ssh_key: bool,
+    /// The users' own cloud-init data, by file.
+    pub user_data: BTreeMap<PathBuf, String>,
+    /// Where the file system begins, in bytes, in each base whose clone is
+    /// written into.
+    pub roots: BTreeMap<PathBuf, u64>,
 }
 
 /// One thing that `up` makes.
@@ -50,14 +63,25 @@ pub enum Step {
         /// Its path.
         path: PathBuf,
     },
+    /// A pair of ssh keys, made under another name and renamed when whole.
+    Key {
+        /// The private one; `.pub` is added for the other.
+        path: PathBuf,
+        /// Its name while it is being made.
+        part: PathBuf,
+        /// Makes it.
+        command: Command,
+    },
     /// A linked clone, made under another name and renamed when whole.
     Clone {
         /// Where it goes.
         path: PathBuf,
         /// Its name while it is being made.
         part: PathBuf,
-        /// Makes it.
-        command: Command,
+        /// Make it, one after the other.
+        commands: Vec<Command>,
+        /// Needed only meanwhile.
+        scratch: Vec<PathBuf>,
     },
     /// A file.
     File {
@@ -65,6 +89,17 @@ pub enum Step {
         path: PathBuf,
         /// All of it.
         text: String,
+        /// The private key whose public half stands for `@SSH_KEY@` in it.
+        key: Option<PathBuf>,
+    },
+    /// A FAT image labelled CIDATA, from which cloud-init reads.
+    Seed {
+        /// Its path.
+        path: PathBuf,
+        /// Its files: name and text.
+        files: Vec<(String, String)>,
+        /// As for a file.
+        key: Option<PathBuf>,
     },
     /// A switch, awaited by its `ready:` line.
     Switch {
@@ -113,14 +148,19 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
     let places = &facts.places;
     let mut steps: Vec<Step> = Vec::new();
     let mut directories = vec![places.run.clone(), places.state.clone()];
-    if lab.guests.iter().any(|guest| matches!(guest.boot, Boot::Base(..))) && places.data != places.state {
+    let kept = |guest: &Guest| matches!(guest.boot, Boot::Base(..)) || guest.keyed();
+    if lab.guests.iter().any(kept) && places.data != places.state {
         directories.push(places.data.clone());
     }
     steps.extend(directories.into_iter().map(|path| Step::Directory { path }));
-    steps.extend(lab.guests.iter().filter_map(|guest| clone_step(guest, facts)));
+    steps.extend(told::key_step(lab, facts));
+    for guest in &lab.guests {
+        steps.extend(told::steps(lab, guest, facts));
+        steps.extend(clone_step(guest, facts));
+    }
     for network in &lab.networks {
         let path = places.switch_config(&network.name);
-        steps.push(Step::File { path, text: switch_toml(lab, network, facts) });
+        steps.push(Step::File { path, text: switch_toml(lab, network, facts), key: None });
     }
     for network in &lab.networks {
         steps.push(switch_step(lab, network, facts));
@@ -128,19 +168,43 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
     for guest in &lab.guests {
         let links = guest.nics.iter().map(|nic| Attachment::of(lab, guest, nic, facts));
         let links: Vec<Attachment> = links.collect();
-        let mut sockets = vec![places.qmp(&guest.name), places.serial(&guest.name)];
         for link in &links {
             link.check(&guest.name, &facts.qemu, &facts.user)?;
-            sockets.extend(link.sockets());
         }
-        for socket in sockets {
-            if socket.as_os_str().len() > SOCKET_PATH_LEN_MAX {
-                return Err(PlanError::SocketPath(socket));
-            }
-        }
-        steps.push(guest_step(lab, guest, &links, facts));
+        check_sockets(places, &guest.name, &links)?;
+        steps.push(guest_step(lab, guest, (&links, None), facts));
     }
     Ok(steps)
+}
+
+/// The steps that boot `guest` once from an ISO, to install into the image that
+/// it has, or that it will have a clone of.
+///
+/// # Errors
+/// A socket path is too long.
+pub fn install(lab: &Lab, guest: &Guest, facts: &Facts, install: &Install) -> Result<Vec<Step>, PlanError> {
+    let places = &facts.places;
+    let directories = [places.run.clone(), places.state.clone()];
+    let mut steps: Vec<Step> = directories.into_iter().map(|path| Step::Directory { path }).collect();
+    if let Some(user_data) = &install.seed {
+        let files = vec![
+            ("meta-data".to_owned(), format!("instance-id: {}\n", names::uuid(&lab.name, &guest.name))),
+            ("user-data".to_owned(), user_data.clone()),
+        ];
+        steps.push(Step::Seed { path: places.seed(&guest.name), files, key: None });
+    }
+    check_sockets(places, &guest.name, &[])?;
+    steps.push(guest_step(lab, guest, (&[], Some(install)), facts));
+    Ok(steps)
+}
+
+fn check_sockets(places: &Places, guest: &str, links: &[Attachment]) -> Result<(), PlanError> {
+    let own = [places.qmp(guest), places.serial(guest), places.vnc(guest)];
+    let mut sockets = own.into_iter().chain(links.iter().flat_map(Attachment::sockets));
+    match sockets.find(|socket| socket.as_os_str().len() > SOCKET_PATH_LEN_MAX) {
+        Some(socket) => Err(PlanError::SocketPath(socket)),
+        None => Ok(()),
+    }
 }
 
 /// The switch of `network`.
@@ -161,8 +225,14 @@ fn clone_step(guest: &Guest, facts: &Facts) -> Option<Step> {
         return None;
     }
     let part = path.with_extension("qcow2.part");
-    let command = crate::disk::clone_command(base, format_of(facts, base), &part, size.as_deref());
-    Some(Step::Clone { path, part, command })
+    let format = format_of(facts, base);
+    if guest.configure == Configure::Offline {
+        let raw = path.with_extension("qcow2.raw");
+        let commands = told::offline_commands(guest, (base, format), &raw, &part, size.as_deref(), facts);
+        return Some(Step::Clone { path, part, commands, scratch: vec![raw] });
+    }
+    let command = crate::disk::clone_command(base, format, &part, size.as_deref());
+    Some(Step::Clone { path, part, commands: vec![command], scratch: Vec::new() })
 }
 
 fn switch_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
@@ -253,11 +323,18 @@ fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
     Step::Switch { record, command }
 }
 
-fn guest_step(lab: &Lab, guest: &Guest, links: &[Attachment], facts: &Facts) -> Step {
+/// `links` are those of the guest's NICs; none of them is there in an install.
+fn guest_step(
+    lab: &Lab,
+    guest: &Guest,
+    (links, install): (&[Attachment], Option<&Install>),
+    facts: &Facts,
+) -> Step {
     let places = &facts.places;
     let name = guest.name.as_str();
     let (accel, accel_reason) = facts.accels.get(name).cloned().unwrap_or((Accel::Tcg, None));
     let disk = match &guest.boot {
+        Boot::Base(base, _) if install.is_some() => Some((base.clone(), format_of(facts, base))),
         Boot::Base(..) => Some((places.clone_of(name), "qcow2")),
         Boot::Disk(path) => Some((path.clone(), format_of(facts, path))),
         Boot::Kernel { .. } => None,
@@ -271,6 +348,8 @@ fn guest_step(lab: &Lab, guest: &Guest, links: &[Attachment], facts: &Facts) -> 
         accel,
         ssh_port,
         disk: disk.as_ref().map(|(path, format)| (path.as_path(), *format)),
+        credentials: told::credentials(lab, guest).len(),
+        install,
     };
     let command = guest::command(lab, guest, &guest_facts);
     let nics = guest.nics.iter().zip(links).enumerate().map(|(position, (nic, link))| NicRecord {
@@ -298,33 +377,16 @@ fn guest_step(lab: &Lab, guest: &Guest, links: &[Attachment], facts: &Facts) -> 
         console_log: guest.serial.then(|| places.console_log(name)),
         qemu_log: places.qemu_log(name),
         ssh_port,
+        ssh_user: guest.ssh_user.clone(),
+        ssh_key: guest.ssh_key.clone().or_else(|| guest.keyed().then(|| places.ssh_key())),
         internet: guest.internet.then(|| guest.interface_name(INTERNET_SLOT)),
         nics: nics.collect(),
-        ready: guest.ready.clone(),
+        ready: match (&guest.ready, guest.configure) {
+            // What is said to have cloud-init has an ssh server as well.
+            (Ready::Auto, Configure::CloudInit) if guest.internet => Ready::Ssh,
+            (ready, _) => ready.clone(),
+        },
         timeout_ms: u64::try_from(guest.timeout.as_millis()).unwrap_or(u64::MAX),
     };
     Step::Guest { record: Box::new(record), command }
-}
-
-/// The steps as a script for a POSIX shell.
-pub fn script(steps: &[Step]) -> String {
-    let mut text = String::new();
-    let path = |path: &Path| quote(&path.to_string_lossy());
-    for step in steps {
-        let _ = match step {
-            Step::Directory { path: it } => writeln!(text, "mkdir -p -m 700 {}", path(it)),
-            Step::Clone { path: it, part, command } => {
-                writeln!(text, "{} && mv -n {} {}", command.line(), path(part), path(it))
-            }
-            Step::File { path: it, text: content } => {
-                writeln!(text, "cat >{} <<'END'\n{}\nEND", path(it), content.trim_end())
-            }
-            Step::Switch { record, command } => {
-                let ready = format!("until grep -q ^ready: {}; do sleep 0.1; done", path(&record.out));
-                writeln!(text, "{}\n{ready}", command.line())
-            }
-            Step::Guest { command, .. } => writeln!(text, "{}", command.line()),
-        };
-    }
-    text
 }
