@@ -44,6 +44,15 @@ pub enum Command {
         /// When something fails, leave what is up for inspection
         #[arg(long)]
         keep: bool,
+        /// Start guests anew where a change of the file takes that
+        #[arg(long)]
+        recreate: bool,
+    },
+    /// Power guests down and start them as the file says now
+    Restart {
+        /// The guests; all that are up without a name
+        #[arg(value_name = "GUEST")]
+        guests: Vec<String>,
     },
     /// Stop everything that `up` started
     Down {
@@ -55,7 +64,11 @@ pub enum Command {
         grace: Duration,
     },
     /// Show what is up
-    Status,
+    Status {
+        /// All labs of this user, a line each
+        #[arg(long, conflicts_with_all = ["lab", "name"])]
+        all: bool,
+    },
     /// Print the commands that `up` would run, for pasting into a shell
     Plan,
     /// Attach to a guest's serial console; Ctrl-] leaves
@@ -70,6 +83,35 @@ pub enum Command {
         /// What QEMU said instead
         #[arg(long)]
         qemu: bool,
+        /// Go on printing until the guest ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Talk to QEMU's monitor: one command, or those on stdin
+    Monitor {
+        /// The guest
+        guest: String,
+        /// The command: info network
+        #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Plug a guest's cable in, or pull it: the guest sees its carrier change
+    Link {
+        /// The guest
+        guest: String,
+        /// To where
+        to: UpOrDown,
+        /// Only on this network (NET.1: its second NIC there)
+        #[arg(long)]
+        network: Option<String>,
+    },
+    /// Keep guests with their memory inside their disks, or go back
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Show a guest's screen (display = "vnc")
+    Open {
+        /// The guest
+        guest: String,
     },
     /// Log in to a guest, or run a command there on this terminal
     Ssh {
@@ -100,6 +142,10 @@ pub enum Command {
     Install(InstallArgs),
     /// Print an ssh_config of the guests, for ssh -F
     SshConfig,
+    /// Print an Ansible inventory of the guests (--json: as a dynamic one)
+    Inventory,
+    /// Print the JSON schema of lab.toml, for editors
+    Schema,
     /// Print the network configuration that a guest should have
     GuestConfig {
         /// The guest
@@ -122,6 +168,41 @@ pub enum Command {
     Man {
         /// The folder
         folder: Option<PathBuf>,
+    },
+}
+
+/// A cable's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum UpOrDown {
+    /// Plugged in.
+    Up,
+    /// Pulled.
+    Down,
+}
+
+/// Commands on guests with their memory.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Snapshot {
+    /// Keep what there is now under a name
+    Save {
+        /// The name
+        tag: String,
+        /// The guests; all without a name
+        guests: Vec<String>,
+    },
+    /// Go back to what there was
+    Restore {
+        /// The name
+        tag: String,
+        /// The guests; all without a name
+        guests: Vec<String>,
+    },
+    /// Drop a snapshot
+    Delete {
+        /// The name
+        tag: String,
+        /// The guests; all without a name
+        guests: Vec<String>,
     },
 }
 

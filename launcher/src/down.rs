@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::runner::{Ask, Runner};
-use crate::state::{GuestRecord, Process, Store};
+use crate::state::{GuestRecord, Process, Store, SwitchRecord};
 
 /// How long a guest without a disk may take: it has nothing to lose.
 const GRACE_WITHOUT_DISK: Duration = Duration::from_secs(1);
@@ -61,24 +61,18 @@ pub fn take_down(
     }
     for switch in state.switches.iter().rev() {
         if same_boot {
-            let processes = match switch.process {
-                Some(process) => vec![process],
-                None => runner.find(&switch.config),
-            };
-            for process in runner.wait_gone(&processes, Duration::ZERO) {
-                runner.stop_switch(switch, process)?;
-                if !runner.wait_gone(&[process], QUIT).is_empty() {
-                    runner.kill(process)?;
-                }
-                if !runner.wait_gone(&[process], QUIT).is_empty() {
-                    bail!("switch {} does not end (pid {})", switch.name, process.pid);
-                }
-            }
-            report.left.extend(runner.sweep(switch));
+            report.left.extend(stop_switch(switch, runner)?);
         }
         report.stopped.push(switch.network.clone());
     }
     for file in &state.files {
+        // What a killed `up` was making may still be at it.
+        let unfinished = file.extension().is_some_and(|extension| extension == "part" || extension == "raw");
+        if same_boot && unfinished {
+            let makers = runner.find(file);
+            makers.iter().try_for_each(|process| runner.kill(*process))?;
+            runner.wait_gone(&makers, QUIT);
+        }
         runner.remove(file)?;
     }
     if options.disks {
@@ -97,7 +91,32 @@ pub fn take_down(
     Ok(report)
 }
 
-fn stop_guests(
+/// Stops a switch and removes what it left; returns the interfaces that stay.
+///
+/// # Errors
+/// It does not end.
+pub fn stop_switch(switch: &SwitchRecord, runner: &mut dyn Runner) -> Result<Vec<String>> {
+    let processes = match switch.process {
+        Some(process) => vec![process],
+        None => runner.find(&switch.config),
+    };
+    for process in runner.wait_gone(&processes, Duration::ZERO) {
+        runner.stop_switch(switch, process)?;
+        if !runner.wait_gone(&[process], QUIT).is_empty() {
+            runner.kill(process)?;
+        }
+        if !runner.wait_gone(&[process], QUIT).is_empty() {
+            bail!("switch {} does not end (pid {})", switch.name, process.pid);
+        }
+    }
+    Ok(runner.sweep(switch))
+}
+
+/// Stops guests: asks them, ever less politely.
+///
+/// # Errors
+/// One does not end.
+pub fn stop_guests(
     guests: &[GuestRecord],
     grace: Duration,
     runner: &mut dyn Runner,

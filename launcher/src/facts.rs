@@ -79,6 +79,10 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         user: user.clone(),
         places,
         has_ssh_key,
+        started: recorded
+            .iter()
+            .flat_map(|state| state.guests.iter().map(|guest| guest.name.clone()))
+            .collect(),
         user_data,
         roots,
         vswitch,

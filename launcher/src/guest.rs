@@ -188,7 +188,8 @@ fn install_from(line: &mut Line, guest: &Guest, install: &Install, facts: &Guest
             line.pair("-append", kernel.cmdline.as_str());
         }
     }
-    line.pair("-nic", "user,model=virtio-net-pci");
+    line.pair("-netdev", "user,id=internet");
+    line.pair("-device", format!("virtio-net-pci,netdev=internet,addr={INTERNET_SLOT:#x},romfile="));
 }
 
 fn boot(line: &mut Line, guest: &Guest, disk: Option<(&Path, &str)>) {

@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod accel;
+pub mod changes;
 pub mod clock;
 pub mod command;
 pub mod console;
+pub mod control_port;
 pub mod dialogue;
 pub mod disk;
 pub mod down;

@@ -51,7 +51,15 @@ impl Qmp {
     /// # Errors
     /// QEMU refuses, hangs up or takes too long.
     pub fn call(&mut self, command: &str) -> io::Result<Value> {
-        let request = json!({ "execute": command }).to_string() + "\n";
+        self.call_with(command, &json!({}))
+    }
+
+    /// Runs a command with arguments.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn call_with(&mut self, command: &str, arguments: &Value) -> io::Result<Value> {
+        let request = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
         self.stream.get_mut().write_all(request.as_bytes())?;
         loop {
             let mut answer = self.line()?;
@@ -62,6 +70,48 @@ impl Qmp {
                 return Err(wrong(format!("{command}: {}", error["desc"].as_str().unwrap_or("refused"))));
             }
         }
+    }
+
+    /// Runs a command of the human monitor and returns what it prints. QEMU
+    /// reports its failures as text, too.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn human(&mut self, command: &str) -> io::Result<String> {
+        let answer = self.call_with("human-monitor-command", &json!({ "command-line": command }))?;
+        Ok(answer.as_str().unwrap_or_default().replace('\r', ""))
+    }
+
+    /// Plugs the cable of NIC `id` in, or pulls it.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn set_link(&mut self, id: &str, up: bool) -> io::Result<()> {
+        self.call_with("set_link", &json!({ "name": id, "up": up })).map(drop)
+    }
+
+    /// Starts a job and waits for its end, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), or what the job failed with.
+    pub fn job(&mut self, command: &str, mut arguments: Value, limit: Duration) -> io::Result<()> {
+        arguments["job-id"] = json!("vlab");
+        self.call_with(command, &arguments)?;
+        let mut failure = None;
+        let done = crate::clock::poll(limit, || {
+            let jobs = match self.call("query-jobs") {
+                Ok(jobs) => jobs,
+                Err(e) => return Some(Err(e)),
+            };
+            let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == "vlab")?;
+            failure = job["error"].as_str().map(str::to_owned);
+            (job["status"] == "concluded").then_some(Ok(()))
+        });
+        done.unwrap_or_else(|| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("{command} takes too long")))
+        })?;
+        self.call_with("job-dismiss", &json!({ "id": "vlab" }))?;
+        failure.map_or(Ok(()), |why| Err(wrong(why)))
     }
 
     /// The machine's state: `running`, `paused`, `shutdown`…

@@ -159,6 +159,8 @@ mod tests {
             process: Some(Process::of(own).unwrap()),
             accel: Accel::Tcg,
             accel_reason: None,
+            argv: Vec::new(),
+            told: String::new(),
             disk: None,
             qmp: directory.join("qmp"),
             serial: None,

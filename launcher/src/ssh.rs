@@ -3,6 +3,7 @@
 //! A guest's host keys are remembered for the lab alone, under the lab's and the
 //! guest's name: ports are reused by other labs, and clones are made anew.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::state::GuestRecord;
@@ -62,6 +63,27 @@ impl Access {
             text.push_str(&format!("    {key} {value}\n"));
         }
         text
+    }
+
+    /// Variables of an Ansible inventory.
+    pub fn ansible(&self) -> BTreeMap<&'static str, String> {
+        let mut variables = BTreeMap::from([
+            ("ansible_host", "127.0.0.1".to_owned()),
+            ("ansible_port", self.port.to_string()),
+            ("ansible_user", self.user.clone()),
+            (
+                "ansible_ssh_common_args",
+                format!(
+                    "-o HostKeyAlias={} -o UserKnownHostsFile={} -o StrictHostKeyChecking=accept-new",
+                    self.alias,
+                    crate::command::quote(&self.known_hosts)
+                ),
+            ),
+        ]);
+        if let Some(key) = &self.key {
+            variables.insert("ansible_ssh_private_key_file", key.clone());
+        }
+        variables
     }
 
     fn flags(&self) -> Vec<String> {

@@ -5,6 +5,7 @@
 //! at least everything there is. It says what was made, never what is: that is
 //! asked of the kernel, QMP and the switch.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,10 +49,23 @@ pub struct SwitchRecord {
     pub config: PathBuf,
     /// The interfaces it was told to make.
     pub interfaces: Vec<String>,
+    /// Its guests' ports: name, and what they are.
+    pub ports: BTreeMap<String, PortRecord>,
+    /// Everything else that its configuration says.
+    pub settings: String,
     /// Its stdout.
     pub out: PathBuf,
     /// Its stderr.
     pub log: PathBuf,
+}
+
+/// A guest's port on a switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// As in `vswitch.toml`.
+    pub spec: String,
+    /// Bytes.
+    pub mtu: u16,
 }
 
 /// A NIC on a lab network.
@@ -67,6 +81,8 @@ pub struct NicRecord {
     pub interface: String,
     /// The guest's MAC.
     pub mac: MacAddr,
+    /// Whether its cable is plugged in at the start.
+    pub carrier: bool,
     /// An address, "dhcp", or nothing.
     pub address: Option<String>,
     /// What Linux calls the NIC inside.
@@ -86,6 +102,10 @@ pub struct GuestRecord {
     pub accel: Accel,
     /// Why not KVM, where `auto` fell back.
     pub accel_reason: Option<String>,
+    /// The command that started it.
+    pub argv: Vec<String>,
+    /// SHA-256 of what it was told of itself at its start.
+    pub told: String,
     /// The image it writes to.
     pub disk: Option<PathBuf>,
     /// Its QMP socket.
@@ -196,10 +216,14 @@ impl Store {
     /// # Errors
     /// What the file system says; that it is gone already is none.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            Ok(()) | Err(_) => Ok(()),
+        // A save that was cut short leaves a part.
+        for path in [&self.path.with_extension("json.part"), &self.path] {
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                Ok(()) | Err(_) => {}
+            }
         }
+        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! Waiting until guests are ready is `ready`'s; undoing is `down`'s.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 
 use crate::facts::public_key;
@@ -66,9 +68,18 @@ fn intend(step: &Step, store: &mut Store) {
             }
         }
         Step::File { path, .. } | Step::Seed { path, .. } => state.files.push(path.clone()),
-        Step::Switch { record, .. } => state.switches.push(record.clone()),
-        Step::Guest { record, .. } => state.guests.push((**record).clone()),
+        Step::Switch { record, .. } => {
+            state.switches.retain(|switch| switch.name != record.name);
+            state.switches.push((**record).clone());
+        }
+        Step::Guest { record, .. } => {
+            state.guests.retain(|guest| guest.name != record.name);
+            state.guests.push((**record).clone());
+        }
     }
+    // A lab that is changed has named most of them before.
+    let mut seen = BTreeSet::new();
+    state.files.retain(|file| seen.insert(file.clone()));
 }
 
 fn describe(step: &Step) -> String {

@@ -53,6 +53,7 @@ fn steps(places: &Places) -> Vec<Step> {
         clones: BTreeSet::new(),
         no_taps: None,
         has_ssh_key: false,
+        started: BTreeSet::new(),
         user_data: BTreeMap::new(),
         roots: BTreeMap::new(),
     };

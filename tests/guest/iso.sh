@@ -25,11 +25,11 @@ iso_build() {
 
     # The base system.
     local base=$work/base
-    mkdir -p "$base"/{bin,sbin,boot/grub,etc/network,proc,sys,dev,tmp,run,root,usr/share/udhcpc,var/run,lib/modules}
+    mkdir -p "$base"/{bin,sbin,boot/grub,etc/network/if-{pre-up,up,down,post-down}.d,proc,sys,dev,tmp,run,root,etc/udhcpc,var/run,lib/modules}
     install -m 755 "$from/bin/busybox" "$base/bin/busybox"
     ln -s busybox "$base/bin/sh"
     install -m 755 tests/guest/installed/init "$base/sbin/init"
-    install -m 755 tests/guest/installed/udhcpc "$base/usr/share/udhcpc/default.script"
+    install -m 755 tests/guest/installed/udhcpc "$base/etc/udhcpc/default.script"
     install -m 644 tests/guest/installed/interfaces "$base/etc/network/interfaces"
     install -m 644 tests/guest/installed/grub.cfg "$base/boot/grub/grub.cfg"
     guest_add_modules "$from" "$version" "$base" "${ISO_MODULES[@]}"

@@ -5,9 +5,11 @@
 //! however many tests run, and QEMU's user-mode network ends at that
 //! namespace's loopback. At most two tests run guests at a time.
 
+mod change;
 mod debian;
 mod install;
 mod internet;
+mod kill;
 mod lab;
 mod links;
 mod rig;

@@ -4,6 +4,7 @@ use std::process::{Command as Child, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use vlab::command::quote;
 use vlab::identity::{self, Content, render::Renderer};
 use vlab::places::Drop;
 use vlab::privilege;
@@ -108,6 +109,27 @@ pub fn config(target: &Target) -> Result<()> {
         return print_json(&all);
     }
     print(&all.iter().map(Access::config).collect::<Vec<_>>().join("\n"));
+    Ok(())
+}
+
+/// Prints an Ansible inventory.
+pub fn inventory(target: &Target) -> Result<()> {
+    let lab = target.up()?.state.lab;
+    let all = all(target)?;
+    if target.global.json {
+        let hosts: Vec<&str> = all.iter().map(|access| access.name.as_str()).collect();
+        let variables: serde_json::Map<String, serde_json::Value> =
+            all.iter().map(|access| (access.name.clone(), json!(access.ansible()))).collect();
+        return print_json(
+            &json!({ lab.replace('-', "_"): { "hosts": hosts }, "_meta": { "hostvars": variables } }),
+        );
+    }
+    print(&format!("[{}]\n", lab.replace('-', "_")));
+    for access in all {
+        let words: Vec<String> =
+            access.ansible().iter().map(|(key, value)| format!("{key}={}", quote(value))).collect();
+        print(&format!("{} {}\n", access.name, words.join(" ")));
+    }
     Ok(())
 }
 

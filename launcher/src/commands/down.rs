@@ -19,9 +19,12 @@ pub fn run(target: &Target, disks: bool, grace: Duration) -> Result<()> {
     let Some(store) = target.store()? else { return nothing(target, disks) };
     let places = target.roots.lab(&store.state.lab);
     runner::private_directory(&places.run)?;
-    let _lock = Lock::take(&places.lock())?;
+    let lock = Lock::take(&places.lock())?;
     // It may have changed while nobody held the lock.
-    let Some(store) = target.store()? else { return nothing(target, disks) };
+    let Some(store) = target.store()? else {
+        drop(lock);
+        return nothing(target, disks);
+    };
     let options = Options { grace, disks, boot_id: process::boot_id()? };
     let mut machine = Machine::new(target.user.clone());
     let report = take_down(&store, std::slice::from_ref(&places.run), &options, &mut machine)?;
@@ -65,9 +68,18 @@ fn summary(state: &State, report: &Report) -> String {
     text + "\n"
 }
 
-/// There is no state: it is down already, or never was up. Clones may be left.
+/// There is no state: it is down already, or never was up. Clones may be left,
+/// and RUN, of an `up` that was killed before it made anything.
 fn nothing(target: &Target, disks: bool) -> Result<()> {
     let mut removed: Vec<PathBuf> = Vec::new();
+    let known = target.global.name.clone().or_else(|| target.lab().ok().map(|(lab, _)| lab.name));
+    if let Some(name) = known.filter(|name| vlab::names::is_name(name, vlab::names::NAME_LEN_MAX)) {
+        let places = target.roots.lab(&name);
+        if places.run.exists() && !places.state_file().exists() {
+            let _lock = Lock::take(&places.lock())?;
+            std::fs::remove_dir_all(&places.run)?;
+        }
+    }
     if disks {
         let name = match &target.global.name {
             Some(name) => name.clone(),

@@ -166,7 +166,12 @@ fn attend(
     let late = || start.elapsed() >= args.timeout;
     let stop = || interrupted.load(Ordering::Relaxed) || late();
     match dialogue {
-        Some(dialogue) => dialogue.hold(&console, stop, show)?,
+        Some(dialogue) => dialogue.hold(&console, stop, show).map_err(|e| {
+            let said = runner::tail(&guest.qemu_log, 8);
+            let said =
+                if said.is_empty() { String::new() } else { format!("\n  QEMU: {}", said.join("\n  ")) };
+            anyhow!("{e:#}{said}")
+        })?,
         None if std::io::stdin().is_terminal() && !json => {
             eprintln!("on the console of the installer; Ctrl-] leaves it to itself");
             if console::attach(&console)? == End::Left {

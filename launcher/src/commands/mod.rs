@@ -1,9 +1,11 @@
 //! The commands: each puts the library's parts together and prints.
 
 mod access;
+mod change;
 mod down;
 mod images;
 mod install;
+mod live;
 mod target;
 mod up;
 
@@ -26,7 +28,7 @@ use vlab::qmp::Qmp;
 use vlab::state::GuestRecord;
 use vlab::status;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, Global, UpOrDown};
 use crate::commands::target::Target;
 
 /// Runs what was typed.
@@ -37,10 +39,15 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Completions { shell } => return completions(*shell).map(done),
         Command::Man { folder } => return man(folder.as_deref()).map(done),
+        Command::Schema => {
+            print(lab::SCHEMA);
+            return Ok(done(()));
+        }
         Command::Init
         | Command::Up { .. }
         | Command::Down { .. }
-        | Command::Status
+        | Command::Status { .. }
+        | Command::Inventory
         | Command::Plan
         | Command::Console { .. }
         | Command::Logs { .. }
@@ -48,6 +55,11 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         | Command::Exec { .. }
         | Command::Cp { .. }
         | Command::SshConfig
+        | Command::Restart { .. }
+        | Command::Monitor { .. }
+        | Command::Link { .. }
+        | Command::Snapshot(_)
+        | Command::Open { .. }
         | Command::Install(_)
         | Command::GuestConfig { .. }
         | Command::Disk(_) => {}
@@ -66,14 +78,23 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::SshConfig => access::config(&target),
         Command::GuestConfig { guest, format } => access::guest_config(&target, guest, *format),
         Command::Init => init(&cli.global),
-        Command::Up { keep } => up::run(&target, *keep),
+        Command::Up { keep, recreate } => up::run(&target, *keep, *recreate),
+        Command::Restart { guests } => live::restart(&target, guests),
+        Command::Monitor { guest, command } => live::monitor(&target, guest, command),
+        Command::Link { guest, network, to } => {
+            live::link(&target, guest, network.as_deref(), matches!(to, UpOrDown::Up))
+        }
+        Command::Snapshot(what) => live::snapshot(&target, what),
+        Command::Open { guest } => live::open(&target, guest),
         Command::Down { disks, grace } => down::run(&target, *disks, *grace),
-        Command::Status => show_status(&target),
+        Command::Status { all: true } => all_labs(&target),
+        Command::Status { all: false } => show_status(&target),
+        Command::Inventory => access::inventory(&target),
         Command::Plan => show_plan(&target),
         Command::Console { guest } => attach(&target.guest(guest)?, json),
-        Command::Logs { guest, qemu } => logs(&target.guest(guest)?, *qemu, json),
+        Command::Logs { guest, qemu, follow } => logs(&target.guest(guest)?, *qemu, *follow, json),
         Command::Disk(disk) => images::run(disk, &target),
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Schema => Ok(()),
     }
     .map(done)
 }
@@ -167,6 +188,32 @@ fn show_status(target: &Target) -> Result<()> {
     Ok(())
 }
 
+/// A line for each lab of this user.
+fn all_labs(target: &Target) -> Result<()> {
+    let all: Vec<status::Status> = target.all().iter().map(|store| status::look(&store.state)).collect();
+    if target.global.json {
+        return print_json(&all);
+    }
+    if all.is_empty() {
+        print("no lab is up\n");
+        return Ok(());
+    }
+    let mut rows = vec![["LAB", "GUESTS", "SWITCHES", "FILE"].map(str::to_owned).to_vec()];
+    for lab in &all {
+        let up = |count: usize, of: usize| format!("{count} of {of} up");
+        let guests = lab.guests.iter().filter(|guest| guest.state == status::GuestState::Up).count();
+        let switches = lab.switches.iter().filter(|switch| switch.up).count();
+        rows.push(vec![
+            lab.lab.clone(),
+            up(guests, lab.guests.len()),
+            up(switches, lab.switches.len()),
+            lab.file.display().to_string(),
+        ]);
+    }
+    print(&status::columns(&rows));
+    Ok(())
+}
+
 fn attach(guest: &GuestRecord, json: bool) -> Result<()> {
     let name = &guest.name;
     let path =
@@ -191,15 +238,25 @@ fn attach(guest: &GuestRecord, json: bool) -> Result<()> {
     }
 }
 
-fn logs(guest: &GuestRecord, qemu: bool, json: bool) -> Result<()> {
+fn logs(guest: &GuestRecord, qemu: bool, follow: bool, json: bool) -> Result<()> {
     let path = if qemu { Some(&guest.qemu_log) } else { guest.console_log.as_ref() };
     let path = path.with_context(|| format!("guest {} has no console: serial = false", guest.name))?;
     if json {
         return print_json(&json!({ "guest": guest.name, "log": path }));
     }
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    let _ = std::io::stdout().write_all(&bytes);
-    Ok(())
+    let mut file = fs::File::open(path).with_context(|| path.display().to_string())?;
+    loop {
+        // Looked at first: what comes while we read is read in the next turn.
+        let alive = follow && guest.process.is_some_and(|process| process.alive());
+        if std::io::copy(&mut file, &mut std::io::stdout()).is_err() || std::io::stdout().flush().is_err() {
+            // Whoever read it has gone.
+            return Ok(());
+        }
+        if !alive {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<()> {

@@ -67,15 +67,23 @@ impl Target {
             return Ok(Store::load(&self.roots.lab(name).state_file())?);
         }
         let file = self.absolute()?;
-        let Ok(labs) = std::fs::read_dir(&self.roots.state) else { return Ok(None) };
-        for folder in labs.flatten() {
-            match Store::load(&folder.path().join("state.json")) {
-                Ok(Some(store)) if store.state.file == file => return Ok(Some(store)),
-                Ok(_) => {}
-                Err(e) => eprintln!("warning: {e}"),
-            }
-        }
-        Ok(None)
+        Ok(self.all().into_iter().find(|store| store.state.file == file))
+    }
+
+    /// The states of all labs of this user, by name.
+    pub fn all(&self) -> Vec<Store> {
+        let labs = std::fs::read_dir(&self.roots.state).into_iter().flatten().flatten();
+        let mut all: Vec<Store> = labs
+            .filter_map(|folder| match Store::load(&folder.path().join("state.json")) {
+                Ok(store) => store,
+                Err(e) => {
+                    eprintln!("warning: {e}");
+                    None
+                }
+            })
+            .collect();
+        all.sort_by(|a, b| a.state.lab.cmp(&b.state.lab));
+        all
     }
 
     /// The state of the lab, which must be up.

@@ -25,13 +25,13 @@ use vlab::status;
 use vlab::up::bring_up;
 
 use super::target::Target;
-use super::{print, print_json};
+use super::{change, live, print, print_json};
 
 /// Guests of a lab that failed to come up lose little; they get this long.
 const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Brings the lab up.
-pub fn run(target: &Target, keep: bool) -> Result<()> {
+pub fn run(target: &Target, keep: bool, recreate: bool) -> Result<()> {
     let (lab, file) = target.lab()?;
     let places = target.roots.lab(&lab.name);
     runner::private_directory(&places.run)?;
@@ -39,8 +39,10 @@ pub fn run(target: &Target, keep: bool) -> Result<()> {
     let lock = Lock::take(&places.lock())?;
     let mut machine = Machine::new(target.user.clone());
     let digest = digest(&lab)?;
-    if is_up(&file, &digest, &places, &mut machine)? {
-        return report_up(target, &places, None);
+    if let Some(mut store) = standing(&file, &places, &mut machine)? {
+        let changed = change::apply(target, &lab, &digest, &mut store, recreate, &mut machine)?;
+        drop(lock);
+        return report_up(target, &places, if changed { Since::Changed } else { Since::Already });
     }
 
     let prepared = facts::gather(&lab, &target.user, places.clone(), None)
@@ -54,13 +56,11 @@ pub fn run(target: &Target, keep: bool) -> Result<()> {
         }
     };
     notes(&lab, &facts);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
+    let interrupted = interruptions()?;
     let mut store = Store::new(places.state_file(), begin(&lab, &file, digest, &facts)?);
     let outcome = bring_up(&steps, &mut store, &mut machine)
-        .and_then(|()| wait_until_ready(&store.state, &interrupted, keep));
+        .and_then(|()| live::pull_cables(&store.state.guests))
+        .and_then(|()| wait_until_ready(&store.state, &store.state.guests, &interrupted, keep));
     let times = match outcome {
         Ok(times) => times,
         Err(e) if keep => {
@@ -76,7 +76,16 @@ pub fn run(target: &Target, keep: bool) -> Result<()> {
     store.state.complete = true;
     store.save()?;
     drop(lock);
-    report_up(target, &places, Some(&times))
+    report_up(target, &places, Since::Now(&times))
+}
+
+/// Becomes true when we are told to stop.
+pub fn interruptions() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
 }
 
 fn digest(lab: &Lab) -> Result<String> {
@@ -115,19 +124,17 @@ fn kept_keys(facts: &Facts) -> Vec<PathBuf> {
     keys
 }
 
-/// Whether the lab is up as its file says. What an interrupted `up` or another
-/// boot left is taken down first.
-fn is_up(file: &Path, digest: &str, places: &Places, machine: &mut Machine) -> Result<bool> {
-    let Some(store) = Store::load(&places.state_file())? else { return Ok(false) };
+/// The lab, where it is up. What an interrupted `up` or another boot left is
+/// taken down first.
+fn standing(file: &Path, places: &Places, machine: &mut Machine) -> Result<Option<Store>> {
+    let Some(store) = Store::load(&places.state_file())? else { return Ok(None) };
     let state = &store.state;
     let boot_id = process::boot_id()?;
     let same_boot = state.boot_id == boot_id;
-    let guests = state.guests.iter().map(|guest| (&guest.name, guest.process));
-    let switches = state.switches.iter().map(|switch| (&switch.name, switch.process));
-    let (alive, dead): (Vec<_>, Vec<_>) = guests
-        .chain(switches)
-        .partition(|(_, process)| same_boot && process.is_some_and(|process| process.alive()));
-    if state.file != file && !alive.is_empty() {
+    let guests = state.guests.iter().map(|guest| guest.process);
+    let switches = state.switches.iter().map(|switch| switch.process);
+    let alive = same_boot && guests.chain(switches).flatten().any(|process| process.alive());
+    if state.file != file && alive {
         bail!(
             "a lab called {} is up from {}\n  take it down: vlab down --name {}, or give this one another name",
             state.lab,
@@ -135,25 +142,13 @@ fn is_up(file: &Path, digest: &str, places: &Places, machine: &mut Machine) -> R
             state.lab
         );
     }
-    if state.complete && !alive.is_empty() {
-        if let Some((name, _)) = dead.first() {
-            bail!(
-                "lab {} is up, but {name} has ended\n  start all again: vlab down, then vlab up",
-                state.lab
-            );
-        }
-        if state.digest != digest {
-            bail!(
-                "lab {} is up, and its file has changed since\n  changes to a running lab are not available in this version: vlab down, then vlab up",
-                state.lab
-            );
-        }
-        return Ok(true);
+    if state.complete && alive {
+        return Ok(Some(store));
     }
     eprintln!("taking down what an earlier vlab up of lab {} left", state.lab);
     let options = Options { grace: GRACE_AFTER_FAILURE, disks: false, boot_id };
     take_down(&store, &[], &options, machine)?;
-    Ok(false)
+    Ok(None)
 }
 
 /// What the user should know before it starts.
@@ -184,13 +179,17 @@ fn undo(store: &mut Store, facts: &Facts, places: &Places, machine: &mut Machine
 
 /// Waits for all guests side by side; returns how long each took. The first
 /// that fails ends the waiting, unless all are to be `kept`.
-fn wait_until_ready(state: &State, interrupted: &AtomicBool, kept: bool) -> Result<Vec<Duration>> {
-    let progress = Progress::new(&state.guests);
+pub fn wait_until_ready(
+    state: &State,
+    guests: &[GuestRecord],
+    interrupted: &AtomicBool,
+    kept: bool,
+) -> Result<Vec<Duration>> {
+    let progress = Progress::new(guests);
     let failed = AtomicBool::new(false);
     let stop = || interrupted.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed) && !kept;
     let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
-        let waits: Vec<_> = state
-            .guests
+        let waits: Vec<_> = guests
             .iter()
             .enumerate()
             .map(|(index, guest)| {
@@ -213,7 +212,7 @@ fn wait_until_ready(state: &State, interrupted: &AtomicBool, kept: bool) -> Resu
     }
     let mut times = Vec::new();
     let mut failures = Vec::new();
-    for (guest, outcome) in state.guests.iter().zip(outcomes) {
+    for (guest, outcome) in guests.iter().zip(outcomes) {
         match outcome {
             Outcome::Up(after) => times.push(after),
             Outcome::Failed(why) => failures.push(format!("guest {}: {why}", guest.name)),
@@ -258,15 +257,27 @@ impl Progress {
     }
 }
 
-fn report_up(target: &Target, places: &Places, times: Option<&[Duration]>) -> Result<()> {
+/// Why there is a table of guests to print.
+pub enum Since<'t> {
+    /// They were started, and took so long.
+    Now(&'t [Duration]),
+    /// Some were changed.
+    Changed,
+    /// Nothing was done.
+    Already,
+}
+
+/// Prints what is up.
+pub fn report_up(target: &Target, places: &Places, since: Since<'_>) -> Result<()> {
     let store = Store::load(&places.state_file())?.context("the state is gone")?;
     let state = &store.state;
     if target.global.json {
         return print_json(&status::look(state));
     }
-    if times.is_none() {
+    if matches!(since, Since::Already) {
         print(&format!("lab {} is up already\n", state.lab));
     }
+    let times = if let Since::Now(times) = since { Some(times) } else { None };
     let mut rows: Vec<Vec<String>> = Vec::new();
     for switch in &state.switches {
         rows.push(vec![switch.network.clone(), switch.link.clone(), "ready".to_owned()]);

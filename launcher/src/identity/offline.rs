@@ -169,7 +169,7 @@ mod tests {
         };
         assert_eq!(read("cat /etc/hostname"), "zero\n");
         assert_eq!(read("cat /etc/ssh/ssh_host_ed25519_key"), "key");
-        assert!(read("cat /etc/network/interfaces.d/vlab").contains("address 192.168.1.150/24"));
+        assert!(read("cat /etc/network/interfaces.d/vlab").contains("address 192.168.1.150\n"));
         let listed = read("ls -l /etc/ssh");
         assert!(listed.contains("100600 (1)      0      0"), "{listed}");
         assert!(read("stat /root/.ssh").contains("Mode:  0700"));

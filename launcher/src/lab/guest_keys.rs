@@ -29,8 +29,7 @@ pub struct Context<'c> {
 
 /// Keys that this version does not build, with the values that ask for
 /// nothing and are taken.
-const NOT_BUILT: [(&str, &[&str], &str); 2] =
-    [("firmware", &["bios"], "any firmware but \"bios\""), ("autostart", &[], "`autostart = false`")];
+const NOT_BUILT: [(&str, &[&str], &str); 1] = [("firmware", &["bios"], "any firmware but \"bios\"")];
 
 /// Reads one guest. `None` when it boots from nothing, which `[defaults]` may.
 /// Automatic addresses are left [`Address::None`] for `check` to choose.
@@ -72,6 +71,7 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
             stray.fault("`forwards` and `ssh` go through the internet NIC: they need `internet = true`")
         );
     }
+    let autostart = keys.item("autostart").map_or(Ok(true), |item| item.boolean())?;
     let ready = match keys.item("ready") {
         Some(item) => read_ready(&item, serial, internet)?,
         None => Ready::Auto,
@@ -107,6 +107,7 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
         ssh_port: ssh.port,
         ssh_user: ssh.user,
         ssh_key: ssh.key,
+        autostart,
         ready,
         timeout,
         configure: told.configure,
@@ -121,8 +122,7 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
 fn refuse_what_is_not_built(keys: &Keys<'_>) -> Result<(), LabError> {
     for (key, fine, what) in NOT_BUILT {
         let Some(item) = keys.item(key) else { continue };
-        let asks_nothing = if key == "autostart" { item.boolean()? } else { fine.contains(&item.text()?) };
-        if !asks_nothing {
+        if !fine.contains(&item.text()?) {
             return Err(item.unavailable(what));
         }
     }
@@ -327,18 +327,14 @@ fn read_nic(item: &Item<'_>, context: &Context<'_>, earlier: &[Nic]) -> Result<N
     {
         return Err(item.unavailable("more than one queue"));
     }
-    if let Some(item) = get("carrier")
-        && !item.boolean()?
-    {
-        return Err(item.unavailable("`carrier = false`"));
-    }
+    let carrier = get("carrier").map_or(Ok(true), |item| item.boolean())?;
     if let Some(item) = get("impair") {
         return Err(item.unavailable("`impair`"));
     }
     if let Some(keys) = &keys {
         keys.finish()?;
     }
-    Ok(Nic { network: name.to_owned(), index, address, model, mac, ifname })
+    Ok(Nic { network: name.to_owned(), index, address, model, mac, carrier, ifname })
 }
 
 fn read_address(item: &Item<'_>, network: &Network) -> Result<Address, LabError> {

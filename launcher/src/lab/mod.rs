@@ -8,6 +8,7 @@ mod check;
 mod guest_keys;
 mod parse;
 mod reader;
+mod schema;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use vswitch::frame::MacAddr;
 pub use guest_keys::parse_duration;
 pub use parse::parse;
 pub use reader::LabError;
+pub use schema::SCHEMA;
 
 #[cfg(test)]
 mod tests;
@@ -204,6 +206,8 @@ pub struct Guest {
     pub ssh_user: String,
     /// The user's own private key; `None`: the lab's, which is made for it.
     pub ssh_key: Option<PathBuf>,
+    /// Whether `up` starts it without being told to.
+    pub autostart: bool,
     /// When it counts as up.
     pub ready: Ready,
     /// How long that may take.
@@ -296,6 +300,8 @@ pub struct Nic {
     pub model: Model,
     /// Its MAC.
     pub mac: MacAddr,
+    /// Whether its cable is plugged in at the start.
+    pub carrier: bool,
     /// The TAP's name; `None`: made by [`names::interface`].
     pub ifname: Option<String>,
 }

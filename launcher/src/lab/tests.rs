@@ -149,10 +149,8 @@ fn wrong_values_are_refused() {
 fn what_is_not_built_is_refused_at_its_place() {
     for (keys, place) in [
         ("firmware = \"uefi\"", "6:12"),
-        ("autostart = false", "6:13"),
         ("nics = [{ network = \"lan\", impair = { delay = \"10ms\" } }]", "6:37"),
         ("nics = [{ network = \"lan\", queues = 4 }]", "6:37"),
-        ("nics = [{ network = \"lan\", carrier = false }]", "6:38"),
     ] {
         let text =
             format!("[networks.lan]\nsubnet = \"10.0.0.0/24\"\n\n[guests.a]\nkernel = \"k\"\n{keys}\n");

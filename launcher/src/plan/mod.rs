@@ -20,7 +20,7 @@ use crate::lab::{Address, Boot, Configure, FIRST_LAB_SLOT, Guest, INTERNET_SLOT,
 use crate::link::{self, Attachment};
 use crate::names;
 use crate::places::{Places, SOCKET_PATH_LEN_MAX, User};
-use crate::state::{GuestRecord, NicRecord, SwitchRecord};
+use crate::state::{GuestRecord, NicRecord, PortRecord, SwitchRecord};
 
 pub use script::script;
 
@@ -41,6 +41,8 @@ pub struct Facts {
     pub ssh_ports: BTreeMap<String, u16>,
     /// The format of each image that a guest boots from.
     pub formats: BTreeMap<PathBuf, String>,
+    /// Guests that run, or are to run, whatever `autostart` says.
+    pub started: BTreeSet<String>,
     /// Clones that are there already.
     pub clones: BTreeSet<PathBuf>,
     /// Why the switch cannot have TAPs; `None`: it can.
@@ -104,7 +106,7 @@ pub enum Step {
     /// A switch, awaited by its `ready:` line.
     Switch {
         /// What is remembered of it.
-        record: SwitchRecord,
+        record: Box<SwitchRecord>,
         /// Starts it.
         command: Command,
     },
@@ -115,6 +117,18 @@ pub enum Step {
         /// Starts it.
         command: Command,
     },
+}
+
+impl Step {
+    /// The switch that it starts.
+    pub fn switch(&self) -> Option<&SwitchRecord> {
+        if let Step::Switch { record, .. } = self { Some(record) } else { None }
+    }
+
+    /// The guest that it starts.
+    pub fn guest(&self) -> Option<&GuestRecord> {
+        if let Step::Guest { record, .. } = self { Some(record) } else { None }
+    }
 }
 
 /// A lab that cannot be, on this machine.
@@ -140,7 +154,8 @@ pub enum PlanError {
     DgramAsRoot(String),
 }
 
-/// The steps that bring `lab` up.
+/// The steps that bring `lab` up. A guest without `autostart` has its port on
+/// the switch, and is started by `vlab restart`.
 ///
 /// # Errors
 /// A socket path is too long.
@@ -172,7 +187,9 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
             link.check(&guest.name, &facts.qemu, &facts.user)?;
         }
         check_sockets(places, &guest.name, &links)?;
-        steps.push(guest_step(lab, guest, (&links, None), facts));
+        if guest.autostart || facts.started.contains(&guest.name) {
+            steps.push(guest_step(lab, guest, (&links, None), facts));
+        }
     }
     Ok(steps)
 }
@@ -238,19 +255,33 @@ fn clone_step(guest: &Guest, facts: &Facts) -> Option<Step> {
 fn switch_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
     let mut text =
         format!("# Written by vlab for network {} of lab {}.\nports = [\n", network.name, lab.name);
-    let string = |text: &str| toml::Value::String(text.to_owned()).to_string();
     for (guest, nic) in members(lab, network) {
-        let spec = Attachment::of(lab, guest, nic, facts).spec();
         let name = names::numbered(&guest.name, nic.index);
+        let port = port_of(lab, network, guest, nic, facts);
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(
             text,
             "  {{ spec = {}, name = {}, mtu = {} }},",
-            string(&spec),
+            string(&port.spec),
             string(&name),
-            network.mtu
+            port.mtu
         );
     }
+    text + &settings_toml(lab, network, facts)
+}
+
+fn string(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// The switch's end of `nic`.
+fn port_of(lab: &Lab, network: &Network, guest: &Guest, nic: &crate::lab::Nic, facts: &Facts) -> PortRecord {
+    PortRecord { spec: Attachment::of(lab, guest, nic, facts).spec(), mtu: network.mtu }
+}
+
+/// All of a switch's configuration but its guests' ports.
+fn settings_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
+    let mut text = String::new();
     for port in &network.ports {
         let _ = writeln!(text, "  {},", inline(port));
     }
@@ -317,10 +348,16 @@ fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
         argv: command.argv.clone(),
         config,
         interfaces,
+        ports: members(lab, network)
+            .map(|(guest, nic)| {
+                (names::numbered(&guest.name, nic.index), port_of(lab, network, guest, nic, facts))
+            })
+            .collect(),
+        settings: settings_toml(lab, network, facts),
         out,
         log,
     };
-    Step::Switch { record, command }
+    Step::Switch { record: Box::new(record), command }
 }
 
 /// `links` are those of the guest's NICs; none of them is there in an install.
@@ -358,6 +395,7 @@ fn guest_step(
         port: names::numbered(name, nic.index),
         interface: link.place(),
         mac: nic.mac,
+        carrier: nic.carrier,
         address: match nic.address {
             Address::Static(address) => Some(address.to_string()),
             Address::Dhcp => Some("dhcp".to_owned()),
@@ -371,6 +409,8 @@ fn guest_step(
         process: None,
         accel,
         accel_reason,
+        argv: command.argv.clone(),
+        told: told::digest(lab, guest, facts),
         disk: disk.map(|(path, _)| path),
         qmp: places.qmp(name),
         serial: guest.serial.then(|| places.serial(name)),

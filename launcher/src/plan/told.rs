@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::{Facts, Step, format_of};
 use crate::command::Command;
 use crate::identity::{self, Content, File, cloud_init, credentials as systemd, offline, render::Renderer};
@@ -33,6 +35,19 @@ fn key_of(guest: &Guest, facts: &Facts) -> Option<PathBuf> {
 /// The credentials of `guest`.
 pub fn credentials(lab: &Lab, guest: &Guest) -> Vec<String> {
     if guest.credentialed() { systemd::strings(&identity::of(lab, guest)) } else { Vec::new() }
+}
+
+/// SHA-256 of what `guest` is told at its start. What is written into its clone
+/// is left out: it was told that once.
+pub fn digest(lab: &Lab, guest: &Guest, facts: &Facts) -> String {
+    let mut digest = Sha256::new();
+    for step in steps(lab, guest, facts) {
+        if let Step::Seed { files, .. } = &step {
+            files.iter().for_each(|(name, text)| digest.update(format!("{name}\0{text}\0")));
+        }
+    }
+    credentials(lab, guest).iter().for_each(|text| digest.update(format!("{text}\0")));
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Everything of `guest` but its clone.

@@ -1,5 +1,7 @@
 //! ifupdown: one file that `/etc/network/interfaces` sources.
 
+use std::net::Ipv4Addr;
+
 use super::super::{Assigned, File, Identity};
 use super::link_file;
 
@@ -12,7 +14,9 @@ pub fn files(identity: &Identity) -> Vec<File> {
         text.push_str(&match interface.address {
             Assigned::Dhcp => format!("iface {device} inet dhcp\n"),
             Assigned::Static(address, prefix_len) => {
-                format!("iface {device} inet static\n    address {address}/{prefix_len}\n")
+                // busybox's ifup takes no prefix behind the address.
+                let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0));
+                format!("iface {device} inet static\n    address {address}\n    netmask {mask}\n")
             }
             Assigned::None => {
                 format!("iface {device} inet manual\n    up ip link set {device} up\n")
@@ -37,7 +41,7 @@ mod tests {
         let zero = example();
         let Content::Text(text) = &files(&zero)[0].content else { panic!("a file") };
         assert!(
-            text.contains("auto ens4\niface ens4 inet static\n    address 192.168.1.150/24\n# dmz"),
+            text.contains("auto ens4\niface ens4 inet static\n    address 192.168.1.150\n    netmask 255.255.255.0\n# dmz"),
             "{text}"
         );
         assert!(text.contains(
