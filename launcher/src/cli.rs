@@ -273,6 +273,20 @@ pub enum Disk {
         #[arg(long)]
         force: bool,
     },
+    /// Fetch an image by its URL (with curl); its SHA-256 must be this one
+    Fetch {
+        /// From where
+        url: String,
+        /// Its file
+        #[arg(value_name = "NAME", value_hint = clap::ValueHint::FilePath)]
+        image: PathBuf,
+        /// What its SHA-256 must be
+        #[arg(long, value_name = "SUM")]
+        sha256: String,
+        /// Replace an image that is there
+        #[arg(long)]
+        force: bool,
+    },
     /// Show format, sizes, base, clones and snapshots of an image
     Info {
         /// Its file

@@ -22,6 +22,10 @@ pub fn run(command: &Disk, target: &Target) -> Result<()> {
             disk::clone(base, name, kind, existing(*force), &known)?;
             (name, format!("made {}, a {word} clone of {}", name.display(), base.display()))
         }
+        Disk::Fetch { url, image: name, sha256, force } => {
+            disk::fetch(url, sha256, name, existing(*force), &known)?;
+            (name, format!("fetched {}", name.display()))
+        }
         Disk::Info { image: name } => return show(&disk::info(name, &known)?, text, target),
         Disk::Resize { image: name, size: wanted, force } => {
             disk::resize(name, wanted, *force, &known)?;

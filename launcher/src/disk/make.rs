@@ -25,6 +25,16 @@ pub enum Existing {
 
 /// Makes the image at `path` by the command that `command` builds for the part.
 pub fn image(path: &Path, existing: Existing, command: impl Fn(&Path) -> Vec<String>) -> Result<()> {
+    checked_image(path, existing, command, |_| Ok(()))
+}
+
+/// The same, where `check` has to be content with the part.
+pub fn checked_image(
+    path: &Path,
+    existing: Existing,
+    command: impl Fn(&Path) -> Vec<String>,
+    check: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
     // Removed on every way out on which it was not renamed.
     struct Part(PathBuf);
     impl Drop for Part {
@@ -35,6 +45,7 @@ pub fn image(path: &Path, existing: Existing, command: impl Fn(&Path) -> Vec<Str
     sweep(path);
     let part = Part(part_of(path, std::process::id()));
     run(&command(&part.0))?;
+    check(&part.0)?;
     finish(&part.0, path, existing)
 }
 
@@ -124,6 +135,7 @@ fn package_of(program: &str) -> &'static str {
     match program {
         "qemu-img" => " (package qemu-utils)",
         "debugfs" => " (package e2fsprogs)",
+        "curl" => " (package curl)",
         _ => "",
     }
 }

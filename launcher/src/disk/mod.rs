@@ -71,6 +71,28 @@ pub fn create(path: &Path, size: &str, existing: Existing, known: &[PathBuf]) ->
     })
 }
 
+/// Fetches `url` to `path`; what comes must have the SHA-256 `sum`.
+///
+/// # Errors
+/// There is an image already, it cannot be fetched, or it is another file.
+pub fn fetch(url: &str, sum: &str, path: &Path, existing: Existing, known: &[PathBuf]) -> Result<()> {
+    check_place(path, existing, known)?;
+    let command = |part: &Path| {
+        // Nothing but these: a redirect must not read files of ours.
+        let protocols = if url.starts_with("file:") { "=file" } else { "=http,https" };
+        ["curl", "-fsSL", "--proto", protocols, "--proto-redir", "=http,https", "-o", &text(part), "--", url]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    make::checked_image(path, existing, command, |part| {
+        let found = crate::install::sha256(part)?;
+        if found != sum.to_ascii_lowercase() {
+            bail!("{url} is not what it should be:\n  SHA-256 {found}\n  expected {sum}");
+        }
+        Ok(())
+    })
+}
+
 fn check_size(size: &str) -> Result<()> {
     let digits = size.trim_end_matches(['K', 'M', 'G', 'T']);
     let plain = size.len() - digits.len() <= 1 && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -219,6 +241,22 @@ mod tests {
         assert!(force.to_string().contains("is the base of"), "{force}");
         create(&at("a.qcow2"), "4M", Existing::Replace, none).unwrap();
         assert_eq!(names(directory.path()), ["a.qcow2", "base, one.qcow2"], "no part is left");
+    }
+
+    #[test]
+    fn what_is_fetched_has_its_sum_or_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::write(&from, "abc").unwrap();
+        let url = format!("file://{}", from.display());
+        let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let wrong = fetch(&url, &"0".repeat(64), &to, Existing::Keep, &[]).unwrap_err();
+        assert!(wrong.to_string().contains("is not what it should be"), "{wrong}");
+        assert_eq!(names(directory.path()), ["from"]);
+        fetch(&url, sum, &to, Existing::Keep, &[]).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"abc");
+        let again = fetch(&url, sum, &to, Existing::Keep, &[]).unwrap_err();
+        assert!(again.to_string().contains("--force"), "{again}");
     }
 
     #[test]

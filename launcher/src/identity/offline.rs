@@ -73,6 +73,12 @@ fn write(text: &mut String, source: &Path, path: &str, mode: u16) {
     text.push_str(&format!("sif {path} mode 0100{mode:03o}\nsif {path} uid 0\nsif {path} gid 0\n"));
 }
 
+/// Where the written file system is kept as qcow2. `qemu-img rebase` compares the
+/// whole of a raw file, holes too: 28 s for 8 GiB, against half a second.
+pub fn written(raw: &Path) -> PathBuf {
+    raw.with_extension("written.part")
+}
+
 /// The commands that make `part` a linked clone of `base` with `script` carried
 /// out in the file system at byte `offset`; `raw` is used meanwhile.
 pub fn commands(
@@ -85,11 +91,14 @@ pub fn commands(
 ) -> Vec<Command> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (base, raw_text, part_text) = (text(base), text(raw), text(part));
+    let written = written(raw);
+    let written_text = text(&written);
     let words = |words: &[&str]| Command::new(words.iter().map(|word| (*word).to_owned()).collect());
     let mut commands = vec![
         words(&[QEMU_IMG, "convert", "-q", "-f", format, "-O", "raw", &base, &raw_text]),
         words(&[DEBUGFS, "-w", "-f", &text(script), &format!("{raw_text}?offset={offset}")]),
-        disk::clone_command(raw, "raw", part, None),
+        words(&[QEMU_IMG, "convert", "-q", "-f", "raw", "-O", "qcow2", &raw_text, &written_text]),
+        disk::clone_command(&written, "qcow2", part, None),
         words(&[QEMU_IMG, "rebase", "-q", "-f", "qcow2", "-F", format, "-b", &base, &part_text]),
     ];
     commands.extend(size.map(|size| words(&[QEMU_IMG, "resize", "-q", "-f", "qcow2", &part_text, size])));

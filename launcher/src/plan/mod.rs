@@ -245,8 +245,9 @@ fn clone_step(guest: &Guest, facts: &Facts) -> Option<Step> {
     let format = format_of(facts, base);
     if guest.configure == Configure::Offline {
         let raw = path.with_extension("qcow2.raw");
+        let scratch = vec![raw.clone(), crate::identity::offline::written(&raw)];
         let commands = told::offline_commands(guest, (base, format), &raw, &part, size.as_deref(), facts);
-        return Some(Step::Clone { path, part, commands, scratch: vec![raw] });
+        return Some(Step::Clone { path, part, commands, scratch });
     }
     let command = crate::disk::clone_command(base, format, &part, size.as_deref());
     Some(Step::Clone { path, part, commands: vec![command], scratch: Vec::new() })
