@@ -133,8 +133,24 @@ fn guests_are_restarted_revived_and_unplugged() -> Result<()> {
     lab.vlab("up").context("the dead one is started again")?;
     let revived = pids(&lab)?;
     ensure!(revived["one"] == restarted["one"] && revived.contains_key("zero"), "{revived:?}");
-    let ping = lab.console("one")?.run("ping -c 3 192.168.1.150", LIMIT)?;
+    let mut console = lab.console("one")?;
+    let ping = console.run("ping -c 3 192.168.1.150", LIMIT)?;
     ensure!(ping.contains(" 0% packet loss"), "{ping}");
+    // The switch, under guests that go on.
+    let is_switch = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "vswitch")
+    };
+    for pid in lab.processes()?.into_iter().filter(is_switch).filter_map(Pid::from_raw) {
+        kill_process(pid, Signal::KILL)?;
+    }
+    wait_until("the killed switch to be gone", Duration::from_secs(20), || {
+        lab.processes().is_ok_and(|left| !left.iter().any(is_switch))
+    })?;
+    lab.vlab("up").context("a switch is started again")?;
+    ensure!(pids(&lab)? == revived, "its guests were touched");
+    let ping = console.run("ping -c 3 192.168.1.150", LIMIT)?;
+    ensure!(ping.contains(" 0% packet loss"), "{ping}");
+    drop(console);
     let log = lab.vlab("logs zero")?;
     ensure!(log.contains("guest: ready 192.168.1.150"), "{log}");
 

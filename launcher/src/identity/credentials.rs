@@ -1,8 +1,8 @@
 //! What systemd in a guest reads from SMBIOS strings of type 11: credentials
 //! (systemd.system-credentials(7), systemd-network-generator(8)).
 //!
-//! The host name and the root key are taken from systemd 252 on, networks from
-//! 256; what a guest does not know it ignores.
+//! The root key is taken from systemd 252 on (seen), name and machine id from 254,
+//! networks from 256 (by its manual); what a guest does not know it ignores.
 
 use super::{Identity, SSH_KEY, render};
 
