@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use vlab::accel::Accel;
+use vlab::changes::between;
 use vlab::down::{Options, take_down};
 use vlab::guest::Qemu;
 use vlab::lab;
@@ -40,15 +41,19 @@ fn places(directory: &Path) -> Places {
 }
 
 fn steps(places: &Places) -> Vec<Step> {
-    let lab = lab::parse(LAB, Path::new("lab.toml"), Path::new("/l")).unwrap();
-    let names = ["zero", "one", "probe"];
+    steps_of(LAB, places)
+}
+
+fn steps_of(text: &str, places: &Places) -> Vec<Step> {
+    let lab = lab::parse(text, Path::new("lab.toml"), Path::new("/l")).unwrap();
+    let names: Vec<String> = lab.guests.iter().map(|guest| guest.name.clone()).collect();
     let facts = Facts {
         user: User { uid: 1000, drop: Drop::Nothing },
         places: places.clone(),
         vswitch: "/bin/vswitch".into(),
         qemu: Qemu { program: "qemu-system-x86_64".into(), version: (10, 0) },
-        accels: names.iter().map(|name| ((*name).to_owned(), (Accel::Tcg, None))).collect(),
-        ssh_ports: names.iter().zip(20_000..).map(|(name, port)| ((*name).to_owned(), port)).collect(),
+        accels: names.iter().map(|name| (name.clone(), (Accel::Tcg, None))).collect(),
+        ssh_ports: names.iter().cloned().zip(20_000..).collect(),
         formats: BTreeMap::from([(PathBuf::from("/l/arch.qcow2"), "qcow2".to_owned())]),
         clones: BTreeSet::new(),
         no_taps: None,
@@ -365,4 +370,45 @@ fn the_plan_is_a_script_and_the_switch_reads_its_part() {
     assert_eq!(names, ["zero", "one", "probe"]);
     assert_eq!(table["switch"]["name"].as_str(), Some("ping-lan"));
     assert_eq!(table["switch"]["owner"].as_str(), Some("1000"));
+}
+
+#[test]
+fn a_changed_file_names_what_differs_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let places = places(directory.path());
+    let mut runner = Recording::new(&places, Manners::Acpi);
+    let mut store = store(&places);
+    bring_up(&steps(&places), &mut store, &mut runner).unwrap();
+    let changes = |text: &str, dead: &[&str]| {
+        let dead = dead.iter().map(|name| (*name).to_owned()).collect();
+        between(&store.state, &dead, &steps_of(text, &places))
+    };
+    let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    };
+    assert!(changes(LAB, &[]).is_empty());
+
+    let dead = changes(LAB, &["one", "ping-lan"]);
+    assert_eq!((dead.start, dead.start_switches), (vec!["one".to_owned()], vec!["ping-lan".to_owned()]));
+
+    let forward = changes(&LAB.replace("kernel =", "forwards = [\"8080:80\"]\nkernel ="), &[]);
+    assert_eq!(forward.add_forwards, pairs(&[("probe", "tcp:127.0.0.1:8080-:80")]));
+    assert!(forward.recreate.is_empty());
+
+    let more = format!("{LAB}[guests.two]\nkernel = \"vmlinuz\"\nnics = [\"lan\"]\n");
+    let more = changes(&more, &[]);
+    assert_eq!((more.start, more.add_ports), (vec!["two".to_owned()], pairs(&[("ping-lan", "two")])));
+    assert!(more.recreate.is_empty(), "its name is told at the others' next start: {:?}", more.recreate);
+
+    let fewer = changes(&LAB[..LAB.find("[guests.probe]").unwrap()], &[]);
+    assert_eq!((fewer.stop, fewer.del_ports), (vec!["probe".to_owned()], pairs(&[("ping-lan", "probe")])));
+
+    let renamed = changes(&LAB.replace("[guests.zero]", "[guests.zero]\nhostname = \"nil\""), &[]);
+    assert_eq!(renamed.recreate, pairs(&[("zero", "what it is told at its start differs")]));
+
+    let larger = changes(&LAB.replace("kernel =", "memory = \"2G\"\nkernel ="), &[]);
+    assert_eq!(larger.recreate, pairs(&[("probe", "2048 instead of 1024")]));
+
+    let aged = changes(&LAB.replace("subnet =", "switch = { ageing = \"9s\" }\nsubnet ="), &[]);
+    assert_eq!(aged.restart_switches, ["ping-lan"]);
 }

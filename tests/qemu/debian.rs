@@ -54,7 +54,9 @@ nics = [{{ network = "lan", address = "192.168.1.151" }}]
     // By name, over the switch.
     let ping = ask("zero", "ping -c 3 one")?;
     ensure!(ping.contains(" 0% packet loss") && ping.contains("192.168.1.151"), "{ping}");
-    ensure!(ask("one", "cat /etc/said-by-user-data")? == "ours\n", "the user's own data was not run");
+    // Scripts run last, when the ssh server has long been up.
+    let said = ask("one", "cloud-init status --wait >/dev/null; cat /etc/said-by-user-data")?;
+    ensure!(said == "ours\n", "the user's own data was not run: {said}");
 
     // Exit codes, words, and files both ways.
     let output = lab.try_words(&["exec", "zero", "sh", "-c", "exit 7"])?;

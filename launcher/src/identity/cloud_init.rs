@@ -44,10 +44,13 @@ fn config(identity: &Identity) -> String {
     // The seed is made anew at every start, and so is what it says of networks.
     text.push_str("updates:\n  network:\n    when: [boot-new-instance, boot]\n");
     if !identity.hosts.is_empty() {
+        // At every start, as guests come and go; `write_files` is for the first.
+        let lines = identity.hosts_lines().lines().map(|line| format!(" '{line}'")).collect::<String>();
         let _ = write!(
             text,
-            "write_files:\n- path: /etc/hosts\n  append: true\n  content: {}\n",
-            string(&identity.hosts_lines())
+            "bootcmd:\n- {}\n- {}\n",
+            string("sed -i '/ # vlab$/d' /etc/hosts"),
+            string(&format!("printf '%s # vlab\\n'{lines} >>/etc/hosts"))
         );
     }
     text
@@ -150,7 +153,12 @@ mod tests {
         );
         let user = file(&seed, "user-data");
         assert!(user.starts_with("#cloud-config\nhostname: \"zero\"\n") && user.contains(SSH_KEY), "{user}");
-        assert!(user.contains("content: \"192.168.1.150 zero.lan zero\\n192.168.1.151 one.lan one\\n\""));
+        assert!(
+            user.contains(
+                r#"- "printf '%s # vlab\\n' '192.168.1.150 zero.lan zero' '192.168.1.151 one.lan one' >>/etc/hosts""#
+            ),
+            "{user}"
+        );
         assert!(!user.contains("users:"), "root needs no account: {user}");
     }
 

@@ -7,7 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Facts, Step, format_of};
 use crate::command::Command;
-use crate::identity::{self, Content, File, cloud_init, credentials as systemd, offline, render::Renderer};
+use crate::identity::{
+    self, Content, File, Identity, cloud_init, credentials as systemd, offline, render::Renderer,
+};
 use crate::lab::{Boot, Configure, Guest, Lab};
 
 /// The program that makes keys.
@@ -37,14 +39,16 @@ pub fn credentials(lab: &Lab, guest: &Guest) -> Vec<String> {
     if guest.credentialed() { systemd::strings(&identity::of(lab, guest)) } else { Vec::new() }
 }
 
-/// SHA-256 of what `guest` is told at its start. What is written into its clone
-/// is left out: it was told that once.
+/// SHA-256 of what `guest` is told at its start, its neighbours' names aside: they
+/// come and go, and it learns of them at its next start. What is written into
+/// its clone is left out as well: it was told that once.
 pub fn digest(lab: &Lab, guest: &Guest, facts: &Facts) -> String {
+    let identity = Identity { hosts: Vec::new(), ..identity::of(lab, guest) };
     let mut digest = Sha256::new();
-    for step in steps(lab, guest, facts) {
-        if let Step::Seed { files, .. } = &step {
-            files.iter().for_each(|(name, text)| digest.update(format!("{name}\0{text}\0")));
-        }
+    if guest.seeded() {
+        let user_data = guest.user_data.as_ref().and_then(|path| facts.user_data.get(path));
+        let files = cloud_init::seed(&identity, user_data.map(String::as_str));
+        files.iter().for_each(|(name, text)| digest.update(format!("{name}\0{text}\0")));
     }
     credentials(lab, guest).iter().for_each(|text| digest.update(format!("{text}\0")));
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
