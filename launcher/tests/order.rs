@@ -411,4 +411,12 @@ fn a_changed_file_names_what_differs_and_nothing_else() {
 
     let aged = changes(&LAB.replace("subnet =", "switch = { ageing = \"9s\" }\nsubnet ="), &[]);
     assert_eq!(aged.restart_switches, ["ping-lan"]);
+
+    let relinked = changes(&LAB.replace("subnet =", "link = \"stream\"\nsubnet ="), &[]);
+    let ports: BTreeSet<&str> = relinked.add_ports.iter().map(|(_, port)| port.as_str()).collect();
+    assert_eq!((&relinked.del_ports, ports), (&relinked.add_ports, BTreeSet::from(["one", "probe", "zero"])));
+    assert!(relinked.restart_switches.is_empty(), "{relinked:?}");
+    let (guests, why): (Vec<_>, Vec<_>) = relinked.recreate.into_iter().unzip();
+    assert_eq!(guests, ["zero", "one", "probe"]);
+    assert!(why.iter().all(|why| why.contains("stream,id=lab0") && why.contains("tap,id=lab0")), "{why:?}");
 }
