@@ -190,7 +190,7 @@ fn fast_path(config: &Config) -> Option<(FastPath, FastTable)> {
         return None;
     }
     FastPath::new(config.settings.fdb_size)
-        .inspect_err(|error| tracing::info!("no fast path in the kernel: {error}"))
+        .inspect_err(|error| tracing::debug!("no fast path in the kernel: {error}"))
         .ok()
 }
 

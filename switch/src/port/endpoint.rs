@@ -215,8 +215,8 @@ impl Endpoint {
         self.listen_for_strangers()
     }
 
-    /// Looks whether somebody is there. A peer that has hung up must have been
-    /// [parted](Self::part) from before.
+    /// Looks whether somebody is there; a peer that has hung up gives its place
+    /// to a new one.
     ///
     /// # Errors
     /// Out of descriptors, as a rule; it is worth another try.
@@ -225,7 +225,11 @@ impl Endpoint {
             Role::Server { listener, .. } => {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 match net::accept_with(listener, flags) {
-                    Ok(stream) if self.peer.is_some() => Ok(Visit::TurnedAway(process_behind(&stream))),
+                    // Asked only now: who hung up before this one connected is
+                    // seen to have, and this one takes its place.
+                    Ok(stream) if self.peer.is_some() && !self.has_lost_peer() => {
+                        Ok(Visit::TurnedAway(process_behind(&stream)))
+                    }
                     Ok(stream) => self.connected(stream),
                     Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(Visit::Nobody),
                     Err(errno) => Err(errno.into()),
