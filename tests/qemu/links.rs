@@ -232,10 +232,16 @@ fn reboot(console: &mut Console, other: &mut Console) -> Result<()> {
 /// Kills the switch under traffic and starts it again: its guests are together
 /// again within [`BLACKOUT`] of its being ready.
 fn blackout(lab: &mut Lab, zero: &mut Console) -> Result<()> {
-    // Ten packets a second, and a number for each that comes back.
-    zero.send(&format!("ping -i 0.1 {SECOND} >/tmp/answers & iperf3 -t 60 -c {SECOND} >/dev/null 2>&1 &\n"))?;
+    // Ten packets a second, and a number for each that comes back. The file is
+    // there before the job that writes it has begun.
+    zero.send(&format!(
+        ": >/tmp/answers; ping -i 0.1 {SECOND} >>/tmp/answers & iperf3 -t 60 -c {SECOND} >/dev/null 2>&1 &\n"
+    ))?;
     let answers = "grep -c 'bytes from' /tmp/answers || true";
-    let count = |zero: &mut Console| -> Result<u32> { Ok(zero.run(answers, LIMIT)?.trim().parse()?) };
+    let count = |zero: &mut Console| -> Result<u32> {
+        let said = zero.run(answers, LIMIT)?;
+        said.trim().parse().with_context(|| format!("{answers}: {said:?}"))
+    };
     let deadline = Deadline::after(LIMIT);
     while count(zero)? < 5 {
         ensure!(!deadline.passed(), "no answers before");
