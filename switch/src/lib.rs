@@ -10,6 +10,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod engine;
+pub mod explain;
 pub mod frame;
 pub mod offload;
 pub mod output;

@@ -12,40 +12,46 @@
 
 mod admin;
 mod counters;
+mod decide;
 mod fdb;
 mod moves;
 mod port_set;
 mod ports;
 mod settings;
+mod story;
+#[cfg(test)]
+mod story_tests;
 #[cfg(test)]
 mod tests;
 mod time;
 mod verdict;
 mod vlan;
+mod witness;
 
 pub use counters::{Counters, PortCounters};
 pub use fdb::{
-    AGEING_MAX, EntryKind, FDB_SIZE_MAX, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Spread, Station,
+    AGEING_MAX, EntryKind, FDB_SIZE_MAX, FdbEntry, FdbError, FlushKinds, FlushScope, Learned, Lent, Limit,
+    Spread, Station,
 };
 pub use moves::{MOVES_MAX, Move};
 pub use port_set::{PORTS_MAX, PortId, PortSet};
 pub use settings::{PortSettings, Settings};
+pub use story::{Account, Learning, LookUp, Story};
 pub use time::Time;
 pub use verdict::{DropReason, Refusal, Verdict};
+pub use witness::Withheld;
 
 use arrayvec::ArrayVec;
 
-use crate::frame::{EtherHeader, Frame, VlanId};
-use fdb::{Fdb, Key, Learned};
+use crate::frame::Frame;
+use decide::{Decision, Read, read};
+use fdb::{Fdb, Trial};
 use moves::Moves;
-use ports::{Flood, Ports};
+use ports::Ports;
+use witness::{Ledger, Witness};
 
 /// The most frames of one burst.
 pub const BURST: usize = 64;
-
-/// Last octet of the one reserved address that nothing opens: MAC control
-/// (PAUSE), which must not leave the link it was sent on.
-const RESERVED_PAUSE: u8 = 0x01;
 
 /// The core of the switch. Owned by one thread; no call blocks.
 #[derive(Debug)]
@@ -56,16 +62,6 @@ pub struct Bridge {
     counters: Counters,
     moves: Moves,
 }
-
-/// A frame's addresses in its VLAN, as the FDB wants them.
-#[derive(Clone, Copy)]
-struct Addresses {
-    src: Key,
-    dst: Key,
-}
-
-/// The addresses, or why nobody looks them up.
-type Read = Result<Addresses, DropReason>;
 
 impl Bridge {
     /// A bridge without ports. `secret` keys the FDB's hash: random at each
@@ -88,16 +84,22 @@ impl Bridge {
     /// minus the isolated, minus what is down.
     pub fn forward(&mut self, now: Time, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let read = self.read(ingress, frame);
-        self.decide(now, ingress, frame.len(), &read)
+        self.decide(now, ingress, frame.len(), &read, &mut ())
+    }
+
+    /// What [`forward`](Self::forward) would make of a frame now, and why.
+    /// Changes nothing: no entry, age or counter.
+    pub fn trace(&self, now: Time, ingress: PortId, frame: &Frame<'_>) -> Account {
+        let read = self.read(ingress, frame);
+        let Bridge { settings, ports, fdb, .. } = self;
+        let (table, witness) = (Trial::new(fdb), Account::UNTOLD);
+        let mut decision = Decision { settings, ports, table, witness, now, ingress };
+        decision.decide(&read);
+        Account { victim: decision.table.victim(), ..decision.witness }
     }
 
     /// Clears `verdicts`, and judges `frames` as that many calls of
     /// [`forward`](Self::forward) would, one verdict each.
-    ///
-    /// Three passes: the first reads the headers and hashes; the second loads
-    /// the lines of the FDB that will be wanted, all of them at once instead of
-    /// one after the other; the third learns and looks up in order of arrival,
-    /// so that each frame teaches the next.
     ///
     /// # Panics
     /// If there are more than [`BURST`] frames.
@@ -107,6 +109,41 @@ impl Bridge {
         ingress: PortId,
         frames: &[Frame<'_>],
         verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
+        self.burst(now, ingress, frames, verdicts, (), |()| {});
+    }
+
+    /// As [`forward_burst`](Self::forward_burst), and tells of each frame how
+    /// its verdict came about.
+    ///
+    /// # Panics
+    /// If there are more than [`BURST`] frames.
+    pub fn forward_burst_told(
+        &mut self,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+        stories: &mut ArrayVec<Story, BURST>,
+    ) {
+        stories.clear();
+        self.burst(now, ingress, frames, verdicts, Story::UNTOLD, |story| stories.push(story));
+    }
+
+    /// Three passes: the first reads the headers and hashes; the second loads
+    /// the lines of the FDB that will be wanted, all of them at once instead of
+    /// one after the other; the third learns and looks up in order of arrival,
+    /// so that each frame teaches the next. Each frame begins with a witness
+    /// like `untold`, and `each` gets it back.
+    #[inline(always)]
+    fn burst<W: Witness + Copy>(
+        &mut self,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+        untold: W,
+        mut each: impl FnMut(W),
     ) {
         verdicts.clear();
         let mut reads: ArrayVec<Read, BURST> = ArrayVec::new();
@@ -121,121 +158,29 @@ impl Bridge {
             self.fdb.touch(addresses.dst);
         }
         for (frame, read) in frames.iter().zip(&reads) {
-            verdicts.push(self.decide(now, ingress, frame.len(), read));
+            let mut told = untold;
+            verdicts.push(self.decide(now, ingress, frame.len(), read, &mut told));
+            each(told);
         }
     }
 
-    /// The steps that no earlier frame can change.
     #[inline(always)]
     fn read(&self, ingress: PortId, frame: &Frame<'_>) -> Read {
-        if !self.ports.is_up(ingress) {
-            return Err(DropReason::PortDown);
-        }
-        if let Some(reason) = frame.fault() {
-            return Err(reason);
-        }
-        let EtherHeader { dst, src, tag, .. } = EtherHeader::parse(frame.head())?;
-        let vid = vlan::admit(tag)?;
-        if !src.is_valid_source() {
-            return Err(DropReason::BadSource);
-        }
-        Ok(Addresses { src: self.fdb.key(vid, src), dst: self.fdb.key(vid, dst) })
+        read(&self.ports, |vid, mac| self.fdb.key(vid, mac), ingress, frame)
     }
 
-    /// Judges and counts.
+    /// Judges, counts, and tells `then`.
     #[inline(always)]
-    fn decide(&mut self, now: Time, ingress: PortId, len: u32, read: &Read) -> Verdict {
-        let verdict = match read {
-            Ok(addresses) => self.judge(now, ingress, *addresses),
-            Err(reason) => Verdict::Drop(*reason),
-        };
-        let counters = self.counters.port_mut(ingress);
-        counters.rx += 1;
-        counters.rx_bytes += u64::from(len);
-        match verdict {
-            Verdict::Forward { .. } => counters.forwarded += 1,
-            Verdict::Drop(reason) => counters.drops[reason.index()] += 1,
-        }
-        verdict
-    }
-
-    #[inline(always)]
-    fn judge(&mut self, now: Time, ingress: PortId, Addresses { src, dst }: Addresses) -> Verdict {
-        let settings = self.ports.settings(ingress);
-        let is_open = settings.transparent || self.settings.transparent;
-        if settings.locked && self.fdb.look_up(src, now.as_millis()) != Some(ingress) {
-            self.count_spoofed(ingress, src);
-            return Verdict::Drop(DropReason::Locked);
-        }
-        self.learn(now, ingress, src);
-        let vid = dst.vid();
-        if dst.mac().is_group() {
-            if let Some(last) = dst.mac().reserved()
-                && (!is_open || last == RESERVED_PAUSE)
-            {
-                self.counters.port_mut(ingress).reserved[usize::from(last)] += 1;
-                return Verdict::Drop(DropReason::Reserved);
-            }
-            let kind = if dst.mac().is_broadcast() { Flood::Broadcast } else { Flood::Multicast };
-            return self.flood(kind, ingress, vid);
-        }
-        if dst.is(src) {
-            return Verdict::Drop(DropReason::Filtered);
-        }
-        match self.fdb.look_up(dst, now.as_millis()) {
-            Some(egress) => self.unicast(ingress, egress, vid),
-            None => self.flood(Flood::Unicast, ingress, vid),
-        }
-    }
-
-    #[inline(always)]
-    fn learn(&mut self, now: Time, ingress: PortId, src: Key) {
-        let settings = self.ports.settings(ingress);
-        if !settings.learning || self.fdb.is_hub() {
-            return self.count_spoofed(ingress, src);
-        }
-        let limit = settings.max_macs.unwrap_or(u32::MAX);
-        match self.fdb.learn(src, ingress, limit, now.as_millis()) {
-            Learned::Known => {}
-            Learned::New => self.counters.port_mut(ingress).learned += 1,
-            Learned::Moved(from) => {
-                self.counters.port_mut(ingress).moved += 1;
-                self.moves.record(now, src.vid(), src.mac(), from, ingress);
-            }
-            Learned::Refused => self.counters.port_mut(ingress).not_learned += 1,
-            Learned::Foreign => self.counters.port_mut(ingress).spoofed += 1,
-        }
-    }
-
-    /// Counts a source that the operator bound to another port.
-    fn count_spoofed(&mut self, ingress: PortId, src: Key) {
-        if self.fdb.fixed_on(src).is_some_and(|port| port != ingress) {
-            self.counters.port_mut(ingress).spoofed += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn unicast(&mut self, ingress: PortId, egress: PortId, vid: VlanId) -> Verdict {
-        if egress == ingress {
-            return Verdict::Drop(DropReason::Filtered);
-        }
-        if !self.ports.may_pass(ingress, egress) {
-            return Verdict::Drop(DropReason::NoEgress);
-        }
-        self.counters.port_mut(egress).copies += 1;
-        Verdict::Forward { to: PortSet::one(egress), copies: 1, vid }
-    }
-
-    fn flood(&mut self, kind: Flood, ingress: PortId, vid: VlanId) -> Verdict {
-        let to = self.ports.flood(kind, ingress);
-        let mut copies = 0;
-        for egress in to.iter() {
-            self.counters.port_mut(egress).copies += 1;
-            copies += 1;
-        }
-        if copies == 0 {
-            return Verdict::Drop(DropReason::NoEgress);
-        }
-        Verdict::Forward { to, copies, vid }
+    fn decide<W: Witness>(
+        &mut self,
+        now: Time,
+        ingress: PortId,
+        len: u32,
+        read: &Read,
+        then: &mut W,
+    ) -> Verdict {
+        let Bridge { settings, ports, fdb, counters, moves } = self;
+        let witness = Ledger { counters, moves, now, ingress, len, then };
+        Decision { settings, ports, table: fdb, witness, now, ingress }.decide(read)
     }
 }

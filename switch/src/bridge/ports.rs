@@ -1,6 +1,6 @@
 //! What the bridge knows of its ports, kept as the sets that flooding needs.
 
-use super::{PORTS_MAX, PortId, PortSet, PortSettings};
+use super::{PORTS_MAX, PortId, PortSet, PortSettings, Withheld};
 
 /// What a frame without a known destination is, for the flood flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +77,18 @@ impl Ports {
     pub fn flood(&self, kind: Flood, ingress: PortId) -> PortSet {
         let to = self.flood[kind as usize].without(PortSet::one(ingress));
         if self.isolated.contains(ingress) { to.without(self.isolated) } else { to }
+    }
+
+    /// The ports that [`flood`](Self::flood) leaves out because of `why`; each
+    /// is left out for one reason.
+    pub fn withheld(&self, why: Withheld, kind: Flood, ingress: PortId) -> PortSet {
+        let others = self.known.without(PortSet::one(ingress));
+        let open = others & self.flood[kind as usize];
+        match why {
+            Withheld::Down => others.without(self.up),
+            Withheld::Closed => (others & self.up).without(open),
+            Withheld::Isolated => open.without(self.flood(kind, ingress)),
+        }
     }
 
     /// Whether a frame from `ingress` may leave by `egress`, another port.

@@ -1,7 +1,7 @@
 //! Bursts beside single frames, and what the frame's own bytes decide.
 
 use super::*;
-use crate::frame::MacAddr;
+use crate::frame::{MacAddr, VlanId};
 use crate::offload::VnetHeader;
 use proptest::prelude::*;
 use std::time::Duration;

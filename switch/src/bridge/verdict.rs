@@ -53,6 +53,7 @@ macro_rules! reasons {
         }
     };
 }
+pub(super) use reasons;
 
 reasons! {
     /// Why a received frame was forwarded to nobody.

@@ -20,14 +20,17 @@
 mod entry;
 mod index;
 mod order;
+mod plan;
 #[cfg(test)]
 mod tests;
 
 pub use entry::{EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Spread, Station};
 pub(super) use index::Key;
+pub(super) use plan::{Table, Trial};
 
 use index::{Index, Slot, address};
 use order::{Class, Order};
+use plan::Plan;
 use std::fmt;
 use std::time::Duration;
 
@@ -54,17 +57,26 @@ const RECALLS: usize = 2 * super::BURST;
 
 /// What learning a source came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Learned {
+pub enum Learned {
     /// It was known on this port.
     Known,
     /// A new entry.
     New,
     /// It was on another port until now.
     Moved(PortId),
-    /// The port's or the table's limit forbids it.
-    Refused,
+    /// A limit forbids it.
+    Refused(Limit),
     /// The operator set it on another port.
-    Foreign,
+    Foreign(PortId),
+}
+
+/// Which limit forbade to learn a source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// The port's `max_macs`.
+    Port,
+    /// The table's `fdb_size`, shared among the ports.
+    Table,
 }
 
 pub(super) struct Fdb {
@@ -169,12 +181,12 @@ impl Fdb {
     #[inline]
     pub fn learn(&mut self, key: Key, port: PortId, limit: u32, now: u64) -> Learned {
         let Some(at) = self.index.find(key) else {
-            return self.learn_new(key, port, limit, now);
+            return self.learn_anew(key, None, port, limit, now);
         };
         let slot = self.index.slot_mut(at);
         let age = slot.age_ms(now);
         if slot.port() != port || !slot.is_dynamic() || age >= self.ageing_ms {
-            return self.learn_again(key, at, port, limit, now);
+            return self.learn_anew(key, Some(at), port, limit, now);
         }
         if age != 0 {
             slot.refresh(now);
@@ -187,43 +199,32 @@ impl Fdb {
         Learned::Known
     }
 
-    /// Everything but the refresh of an entry where it is.
+    /// Everything but the refresh of an entry where it is: carries out the plan.
     #[cold]
-    fn learn_again(&mut self, key: Key, at: usize, port: PortId, limit: u32, now: u64) -> Learned {
-        let slot = *self.index.slot(at);
-        let from = slot.port();
-        if !slot.is_dynamic() {
-            return if from == port { Learned::Known } else { Learned::Foreign };
+    fn learn_anew(&mut self, key: Key, at: Option<usize>, port: PortId, limit: u32, now: u64) -> Learned {
+        let Plan { learned, stale, victim } = self.plan(key, at, port, limit, now);
+        if stale {
+            self.delete(key);
         }
-        if slot.age_ms(now) >= self.ageing_ms {
-            self.remove(at);
-            return self.learn_new(key, port, limit, now);
+        if let Some(word) = victim {
+            self.delete(self.index.key_of(word));
         }
-        if self.order.len(port) >= limit && !self.reclaim(port, now) {
-            return Learned::Refused;
+        match learned {
+            Learned::New => self.insert(key, EntryKind::Dynamic, port, now),
+            Learned::Moved(from) => self.relocate(key, from, port, now),
+            Learned::Known | Learned::Refused(_) | Learned::Foreign(_) => {}
         }
-        // Reclaiming may have shifted the entry.
-        let Some(at) = self.index.find(key) else { return Learned::Refused };
-        self.recall(at);
-        self.order.relink((Class::Dynamic, from), (Class::Dynamic, port), slot.node());
-        *self.index.slot_mut(at) = Slot::new(key, EntryKind::Dynamic, port, slot.node(), now);
-        Learned::Moved(from)
+        learned
     }
 
-    #[cold]
-    fn learn_new(&mut self, key: Key, port: PortId, limit: u32, now: u64) -> Learned {
-        if self.order.len(port) >= limit && !self.reclaim(port, now) {
-            return Learned::Refused;
-        }
-        if self.len >= self.capacity {
-            let has_place =
-                if self.order.len(port) < self.share { self.evict() } else { self.reclaim(port, now) };
-            if !has_place {
-                return Learned::Refused;
-            }
-        }
-        self.insert(key, EntryKind::Dynamic, port, now);
-        Learned::New
+    /// Moves the entry of `key`, which is there, to another port.
+    fn relocate(&mut self, key: Key, from: PortId, port: PortId, now: u64) {
+        // Sought only now: the victim's going may have shifted it.
+        let Some(at) = self.index.find(key) else { return };
+        self.recall(at);
+        let node = self.index.slot(at).node();
+        self.order.relink((Class::Dynamic, from), (Class::Dynamic, port), node);
+        *self.index.slot_mut(at) = Slot::new(key, EntryKind::Dynamic, port, node, now);
     }
 
     /// Sets an entry that neither ages nor moves, over any entry of that key.
@@ -428,18 +429,6 @@ impl Fdb {
     /// Takes out the oldest dynamic entry of the fullest port.
     fn evict(&mut self) -> bool {
         self.remove_oldest(self.order.fullest())
-    }
-
-    /// Takes out the oldest dynamic entry of `port` if it has aged out.
-    fn reclaim(&mut self, port: PortId, now: u64) -> bool {
-        let Some(word) = self.order.first(Class::Dynamic, port) else { return false };
-        match self.index.find(self.index.key_of(word)) {
-            Some(at) if !self.is_live(self.index.slot(at), now) => {
-                self.remove(at);
-                true
-            }
-            Some(_) | None => false,
-        }
     }
 
     fn remove_oldest(&mut self, port: PortId) -> bool {

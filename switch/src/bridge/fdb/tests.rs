@@ -143,7 +143,11 @@ fn a_newcomer_on_a_quiet_port_replaces_the_oldest_of_the_fullest() {
     for mac in 1..=10 {
         assert_eq!(learn(&mut fdb, mac, 0, mac), Learned::New);
     }
-    assert_eq!(learn(&mut fdb, 11, 0, 20), Learned::Refused, "the fullest port gets nothing more");
+    assert_eq!(
+        learn(&mut fdb, 11, 0, 20),
+        Learned::Refused(Limit::Table),
+        "the fullest port gets nothing more"
+    );
     // A refresh in a later tick (of 32,768 ms) makes 1 the youngest; one in the same tick
     // leaves 2 the oldest.
     learn(&mut fdb, 1, 0, 40_000);
@@ -153,7 +157,11 @@ fn a_newcomer_on_a_quiet_port_replaces_the_oldest_of_the_fullest() {
     for mac in 22..=25 {
         assert_eq!(learn(&mut fdb, mac, 1, 40_002), Learned::New);
     }
-    assert_eq!(learn(&mut fdb, 26, 1, 40_003), Learned::Refused, "the fair share is five of ten");
+    assert_eq!(
+        learn(&mut fdb, 26, 1, 40_003),
+        Learned::Refused(Limit::Table),
+        "the fair share is five of ten"
+    );
     assert_eq!((fdb.dynamic_len(PortId::new(0)), fdb.dynamic_len(PortId::new(1))), (5, 5));
 }
 
@@ -163,11 +171,15 @@ fn what_has_aged_gives_its_place_before_the_sweep_comes() {
     for mac in 1..=4 {
         learn(&mut fdb, mac, 0, mac);
     }
-    assert_eq!(learn(&mut fdb, 5, 0, 9_000), Learned::Refused);
+    assert_eq!(learn(&mut fdb, 5, 0, 9_000), Learned::Refused(Limit::Table));
     assert_eq!(learn(&mut fdb, 5, 0, 10_001), Learned::New);
     assert_eq!(look_up(&fdb, 1, 10_001), None);
     let six = key(&fdb, 6);
-    assert_eq!(fdb.learn(six, PortId::new(1), 0, 10_001), Learned::Refused, "a limit of none is none");
+    assert_eq!(
+        fdb.learn(six, PortId::new(1), 0, 10_001),
+        Learned::Refused(Limit::Port),
+        "a limit of none is none"
+    );
 }
 
 #[test]
@@ -181,9 +193,9 @@ fn static_entries_take_places_from_learned_ones_but_not_from_each_other() {
     }
     let five = key(&fdb, 5);
     assert_eq!(fdb.set_fixed(five, EntryKind::Static, PortId::new(1), 0), Err(FdbError::Full(2)));
-    assert_eq!(learn(&mut fdb, 3, 0, 0), Learned::Foreign);
+    assert_eq!(learn(&mut fdb, 3, 0, 0), Learned::Foreign(PortId::new(1)));
     assert_eq!(learn(&mut fdb, 3, 1, 0), Learned::Known);
-    assert_eq!(learn(&mut fdb, 9, 1, 0), Learned::Refused);
+    assert_eq!(learn(&mut fdb, 9, 1, 0), Learned::Refused(Limit::Table));
     assert_eq!(fdb.resize(1, 0), Err(FdbError::TooSmall { size: 1, fixed: 2 }));
     assert_eq!(look_up(&fdb, 3, u64::MAX >> 30), Some(1), "static entries do not age");
 }
@@ -209,7 +221,7 @@ fn the_largest_and_the_smallest_table_fill_up() {
         for mac in 1..=u64::from(capacity) {
             assert_eq!(learn(&mut fdb, mac, 0, 0), Learned::New);
         }
-        assert_eq!(learn(&mut fdb, 1 << 40, 0, 0), Learned::Refused);
+        assert_eq!(learn(&mut fdb, 1 << 40, 0, 0), Learned::Refused(Limit::Table));
         assert_eq!(fdb.len(), capacity);
         assert!((1..=u64::from(capacity)).all(|mac| look_up(&fdb, mac, 0) == Some(0)));
         let spread = fdb.spread();
