@@ -5,9 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use vswitch_tests::clock::wait_until;
-use vswitch_tests::vhost::{Descriptor, Guest, INDIRECT, NEXT, Request};
-
-use crate::rig::{LIMIT, Rig, frame};
+use vswitch_tests::vhost::{Descriptor, Guest, INDIRECT, LIMIT, NEXT, Request, Rig, frame};
 
 /// The next frame that comes, without its virtio-net header.
 fn next(guest: &mut Guest) -> Vec<u8> {
@@ -142,7 +140,7 @@ fn a_queue_stops_where_it_says_and_goes_on_there() {
     // The memory changes under the running receive queue: nothing is lost.
     let table: Vec<u8> =
         [1u64, 0, 4 << 20, 0x5000_0000_0000, 0].iter().flat_map(|w| w.to_ne_bytes()).collect();
-    let file = std::os::fd::AsFd::as_fd(&a.file).try_clone_to_owned().unwrap();
+    let file = std::os::fd::AsFd::as_fd(&a.file()).try_clone_to_owned().unwrap();
     a.front_end.send(Request::SetMemTable, &table, &[std::os::fd::AsFd::as_fd(&file)]).unwrap();
     a.front_end.ask_u64(Request::GetQueueNum).unwrap();
     rig.honest[0].inject(&frame(9, b"after"));

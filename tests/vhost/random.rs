@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use vswitch_tests::clock::wait_until;
 use vswitch_tests::scenario::Random;
-use vswitch_tests::vhost::{Descriptor, FrontEnd, Guest, Request};
-
-use crate::rig::{LIMIT, Rig, frame};
+use vswitch_tests::vhost::{Descriptor, FrontEnd, Guest, LIMIT, Request, Rig, frame};
 
 /// How long each goes on.
 fn limit() -> Duration {

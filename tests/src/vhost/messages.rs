@@ -52,7 +52,14 @@ impl FrontEnd {
     /// # Errors
     /// Nobody listens.
     pub fn connect(path: &Path) -> Result<FrontEnd> {
-        let stream = UnixStream::connect(path).with_context(|| path.display().to_string())?;
+        FrontEnd::of(UnixStream::connect(path).with_context(|| path.display().to_string())?)
+    }
+
+    /// A connection that is there: the port came to us.
+    ///
+    /// # Errors
+    /// It is over already.
+    pub fn of(stream: UnixStream) -> Result<FrontEnd> {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
         Ok(FrontEnd { stream })

@@ -8,7 +8,9 @@
 //! was checked is what is used.
 
 use super::memory::GuestMemory;
-use super::ring::{Breach, DESCRIPTOR_LEN, Descriptor, SplitRing};
+use super::packed::PackedRing;
+use super::ring::{Breach, Descriptor};
+use super::split::SplitRing;
 
 /// The most runs of one chain. Linux needs 19 for its longest frame.
 pub(super) const CHAIN_MAX: usize = 1024;
@@ -80,33 +82,33 @@ impl Access {
 ///
 /// # Errors
 /// Whatever the chain breaks.
-pub(super) fn walk(
+pub(super) fn walk_split(
     ring: &SplitRing,
     memory: &GuestMemory,
     head: u16,
     access: Access,
     runs: &mut Runs,
 ) -> Result<u64, Breach> {
-    let mut table = Table::Ring(ring);
+    let mut table: Option<Table> = None;
     let mut index = head;
     let mut left = ring.size();
     let mut bytes = 0u64;
     loop {
-        let Descriptor { addr, len, flags, next } = table.read(index)?;
+        let Descriptor { addr, len, flags, next } = match &table {
+            None if usize::from(index) < ring.size() => ring.descriptor(index),
+            None => return Err(Breach::Index),
+            Some(table) => table.read(index)?,
+        };
         if flags & Descriptor::INDIRECT != 0 {
-            if flags & Descriptor::NEXT != 0 || matches!(table, Table::Indirect { .. }) {
+            if flags & Descriptor::NEXT != 0 || table.is_some() {
                 return Err(Breach::Nested);
             }
-            table = Table::indirect(memory, addr, len)?;
+            table = Some(Table::new(memory, addr, len)?);
             left = CHAIN_MAX;
             index = 0;
             continue;
         }
-        if !access.allows(flags) {
-            return Err(Breach::Direction);
-        }
-        add(memory, addr, len, runs)?;
-        bytes += u64::from(len);
+        bytes += add(memory, access, addr, len, flags, runs)?;
         if flags & Descriptor::NEXT == 0 {
             return Ok(bytes);
         }
@@ -118,11 +120,59 @@ pub(super) fn walk(
     }
 }
 
+/// The same in a packed ring, whose chains lie slot after slot: as many as the
+/// ring counted when it saw them, whatever their flags say now.
+///
+/// # Errors
+/// Whatever the chain breaks.
+pub(super) fn walk_packed(
+    ring: &PackedRing,
+    memory: &GuestMemory,
+    head: u16,
+    access: Access,
+    runs: &mut Runs,
+) -> Result<u64, Breach> {
+    let count = ring.count(head);
+    let mut bytes = 0u64;
+    for slot in ring.slots(head, count) {
+        let Descriptor { addr, len, flags, .. } = ring.descriptor(slot);
+        if flags & Descriptor::INDIRECT == 0 {
+            bytes += add(memory, access, addr, len, flags, runs)?;
+            continue;
+        }
+        if count > 1 || flags & Descriptor::NEXT != 0 {
+            return Err(Breach::Nested);
+        }
+        let table = Table::new(memory, addr, len)?;
+        for index in 0..table.len {
+            // Of a table's flags only the direction counts (§2.8.7).
+            let Descriptor { addr, len, flags, .. } = PackedRing::arranged(table.read(index)?);
+            if flags & Descriptor::INDIRECT != 0 {
+                return Err(Breach::Nested);
+            }
+            bytes += add(memory, access, addr, len, flags, runs)?;
+        }
+    }
+    Ok(bytes)
+}
+
 /// Adds the runs of one buffer: one, unless regions meet inside it.
-fn add(memory: &GuestMemory, addr: u64, len: u32, runs: &mut Runs) -> Result<(), Breach> {
+/// Returns its bytes.
+fn add(
+    memory: &GuestMemory,
+    access: Access,
+    addr: u64,
+    len: u32,
+    flags: u16,
+    runs: &mut Runs,
+) -> Result<u64, Breach> {
+    if !access.allows(flags) {
+        return Err(Breach::Direction);
+    }
     if len == 0 {
         return Err(Breach::Empty);
     }
+    let bytes = u64::from(len);
     let (mut addr, mut left) = (addr, len as usize);
     while left > 0 {
         let (ptr, len) = memory.guest(addr, left).ok_or(Breach::Hole)?;
@@ -131,39 +181,36 @@ fn add(memory: &GuestMemory, addr: u64, len: u32, runs: &mut Runs) -> Result<(),
         // A run inside a region, which does not wrap.
         addr += len as u64;
     }
-    Ok(())
+    Ok(bytes)
 }
 
-/// Where descriptors are read from.
-enum Table<'r> {
-    Ring(&'r SplitRing),
-    Indirect { first: *const u8, len: u16 },
+/// An indirect table, whole in the guest's memory.
+struct Table {
+    first: *const u8,
+    /// Descriptors.
+    len: u16,
 }
 
-impl Table<'_> {
-    fn indirect(memory: &GuestMemory, addr: u64, bytes: u32) -> Result<Self, Breach> {
+impl Table {
+    fn new(memory: &GuestMemory, addr: u64, bytes: u32) -> Result<Table, Breach> {
         let bytes = bytes as usize;
-        let len = bytes / DESCRIPTOR_LEN;
-        if len == 0 || len > CHAIN_MAX || !bytes.is_multiple_of(DESCRIPTOR_LEN) {
+        let len = bytes / Descriptor::LEN;
+        if len == 0 || len > CHAIN_MAX || !bytes.is_multiple_of(Descriptor::LEN) {
             return Err(Breach::Table);
         }
         let (first, run) = memory.guest(addr, bytes).ok_or(Breach::Hole)?;
         if run < bytes {
             return Err(Breach::Hole);
         }
-        Ok(Table::Indirect { first, len: u16::try_from(len).map_err(|_| Breach::Table)? })
+        Ok(Table { first, len: u16::try_from(len).map_err(|_| Breach::Table)? })
     }
 
     #[inline]
     fn read(&self, index: u16) -> Result<Descriptor, Breach> {
-        match *self {
-            Table::Ring(ring) if usize::from(index) < ring.size() => Ok(ring.descriptor(index)),
-            Table::Indirect { first, len } if index < len => {
-                let at = first.wrapping_add(usize::from(index) * DESCRIPTOR_LEN);
-                Ok(read_descriptor(at))
-            }
-            Table::Ring(_) | Table::Indirect { .. } => Err(Breach::Index),
+        if index >= self.len {
+            return Err(Breach::Index);
         }
+        Ok(read_descriptor(self.first.wrapping_add(usize::from(index) * Descriptor::LEN)))
     }
 }
 
@@ -177,7 +224,7 @@ fn read_descriptor(at: *const u8) -> Descriptor {
     // Nothing forbids a driver this; no driver does it.
     // SAFETY: in the guest's memory, byte by byte.
     let byte = |index: usize| unsafe { at.add(index).read_volatile() };
-    let bytes: [u8; DESCRIPTOR_LEN] = std::array::from_fn(byte);
+    let bytes: [u8; Descriptor::LEN] = std::array::from_fn(byte);
     let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
     Descriptor {
         addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),

@@ -27,6 +27,7 @@ const EVENT_IDX: u64 = 1 << 29;
 /// Not virtio's: the front end knows the protocol's own features.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << 32;
+const RING_PACKED: u64 = 1 << 34;
 const GUEST_USO4: u64 = 1 << 54;
 const GUEST_USO6: u64 = 1 << 55;
 const HOST_USO: u64 = 1 << 56;
@@ -48,6 +49,7 @@ pub(super) const OFFERED: u64 = CSUM
     | EVENT_IDX
     | PROTOCOL_FEATURES
     | VERSION_1
+    | RING_PACKED
     | GUEST_USO4
     | GUEST_USO6
     | HOST_USO;
@@ -74,6 +76,11 @@ impl Features {
     /// Notifications carry indices (virtio 1.2 §2.7.10).
     pub const fn event_idx(self) -> bool {
         self.has(EVENT_IDX)
+    }
+
+    /// Queues are packed ones (virtio 1.2 §2.8).
+    pub const fn is_packed(self) -> bool {
+        self.has(RING_PACKED)
     }
 
     /// How frames are written for this guest.

@@ -4,21 +4,23 @@
 //! Two threads work on a port. The message thread (`serve`, `session`) talks to
 //! the front end (QEMU, say) and prepares rings and memory; the data thread
 //! (`port`, `receive`, `transmit`) uses them, and hands them back when asked
-//! (`seam`). Then `memory` (what is mapped), `ring` and `chain` (what is read
-//! there), `sigbus` (what if it vanishes).
+//! (`seam`). Then `memory` (what is mapped), `ring` with its two layouts `split` and
+//! `packed`, and `chain` (what is read there), `sigbus` (what if it vanishes).
 //!
-//! Read first: virtio 1.2 §2.7 (split virtqueues), §5.1 (network devices), and
+//! Read first: virtio 1.2 §2.7 and §2.8 (virtqueues), §5.1 (network devices), and
 //! QEMU's docs/interop/vhost-user.rst.
 //!
-//! Deliberately absent: live migration, packed virtqueues, and memory that is
-//! not shared for good (no IOMMU).
+//! Deliberately absent: live migration, and memory that is not shared for good
+//! (no IOMMU).
 
+mod call;
 mod chain;
 mod copy;
 mod device;
 mod early;
 mod features;
 mod memory;
+mod packed;
 mod port;
 mod prefetch;
 mod receive;
@@ -28,6 +30,7 @@ mod serve;
 mod session;
 mod sigbus;
 mod socket;
+mod split;
 mod steer;
 mod transmit;
 

@@ -17,7 +17,7 @@ use super::PAIRS_MAX;
 use super::chain::Runs;
 use super::memory::GuestMemory;
 use super::receive::Received;
-use super::ring::{Breach, SplitRing};
+use super::ring::{Breach, Queue, Ring};
 use super::seam::{DataSide, Order, Pair, Rings};
 use super::sigbus;
 use super::steer::flow;
@@ -185,12 +185,16 @@ impl Port for VhostPort {
         };
         self.from = number;
         if std::mem::take(&mut self.is_armed) {
-            rings.pairs.iter_mut().filter_map(|pair| pair.tx.as_mut()).for_each(SplitRing::hush);
+            rings.pairs.iter_mut().filter_map(|pair| pair.tx.as_mut()).for_each(Queue::hush);
         }
         let header_len = rings.features.layout().header_len;
         // Only queues in use are found.
-        let Some(ring) = rings.pairs[number].tx.as_mut() else { return Rx::Drained };
-        match self.received.fill(ring, &rings.memory, header_len, burst) {
+        let filled = match rings.pairs[number].tx.as_mut() {
+            Some(Queue::Split(ring)) => self.received.fill(ring, &rings.memory, header_len, burst),
+            Some(Queue::Packed(ring)) => self.received.fill(ring, &rings.memory, header_len, burst),
+            None => return Rx::Drained,
+        };
+        match filled {
             Ok(more) if more || others => Rx::More,
             Ok(_) => Rx::Drained,
             Err(breach) => {
@@ -232,12 +236,14 @@ impl Port for VhostPort {
         if let Some(rings) = self.rings.as_deref_mut() {
             for (&pair, &mask) in self.receiving.iter().zip(&masks) {
                 // Only pairs that receive are in the list.
-                let Some(ring) = rings.pairs[usize::from(pair)].rx.as_mut() else { continue };
-                if mask == 0 {
+                let Some(queue) = rings.pairs[usize::from(pair)].rx.as_mut().filter(|_| mask != 0) else {
                     continue;
-                }
-                let layout = rings.features.layout();
-                let outcome = send_all(ring, &rings.memory, layout, wires, mask, &mut self.runs, &mut sent);
+                };
+                let (memory, layout, runs) = (&rings.memory, rings.features.layout(), &mut self.runs);
+                let outcome = match queue {
+                    Queue::Split(ring) => send_all(ring, memory, layout, wires, mask, runs, &mut sent),
+                    Queue::Packed(ring) => send_all(ring, memory, layout, wires, mask, runs, &mut sent),
+                };
                 breach = breach.or(outcome.err());
             }
         }
@@ -285,7 +291,7 @@ impl Port for VhostPort {
 /// Sends those of `wires` whose bits are set in `mask` by `ring`, and shows the
 /// guest what came.
 fn send_all(
-    ring: &mut SplitRing,
+    ring: &mut impl Ring,
     memory: &GuestMemory,
     layout: Layout,
     wires: &[Wire<'_>],

@@ -10,11 +10,11 @@ use std::slice;
 
 use arrayvec::ArrayVec;
 
-use super::chain::{Access, CHAIN_MAX, Run, Runs, walk};
+use super::chain::{Access, CHAIN_MAX, Run, Runs};
 use super::copy::copy;
 use super::memory::GuestMemory;
 use super::prefetch::{self, LINE};
-use super::ring::{Breach, Descriptor, SplitRing};
+use super::ring::{Breach, Descriptor, Queue, Ring};
 use crate::bridge::DropReason;
 use crate::frame::{Frame, HEAD_MAX, Piece};
 use crate::offload::VnetHeader;
@@ -71,7 +71,7 @@ impl Received {
     /// What the guest broke. The frames before it are in the burst.
     pub fn fill<'a>(
         &'a mut self,
-        ring: &mut SplitRing,
+        ring: &mut impl Ring,
         memory: &GuestMemory,
         header_len: usize,
         burst: &mut Burst<'a>,
@@ -104,7 +104,7 @@ impl Received {
                 Some(run) => store.frame(&[run], run.len as u64, header_len),
                 None => {
                     runs.clear();
-                    match walk(ring, memory, buffer.head, Access::Read, runs) {
+                    match ring.walk(memory, buffer.head, Access::Read, runs) {
                         Ok(len) => store.frame(runs.as_slice(), len, header_len),
                         Err(error) => {
                             breach = Some(error);
@@ -125,12 +125,11 @@ impl Received {
     }
 
     /// Gives the buffers of the last burst back to `ring`, if it still is.
-    pub fn release(&mut self, ring: Option<&mut SplitRing>) {
-        if let Some(ring) = ring {
-            for head in &self.taken {
-                ring.complete(*head, 0);
-            }
-            ring.publish();
+    pub fn release(&mut self, queue: Option<&mut Queue>) {
+        match queue {
+            Some(Queue::Split(ring)) => give_back(ring, &self.taken),
+            Some(Queue::Packed(ring)) => give_back(ring, &self.taken),
+            None => {}
         }
         self.taken.clear();
     }
@@ -141,11 +140,20 @@ impl Received {
     }
 }
 
+/// Shows the driver that buffers were read.
+#[inline]
+fn give_back(ring: &mut impl Ring, heads: &[u16]) {
+    for head in heads {
+        ring.complete(*head, 0);
+    }
+    ring.publish();
+}
+
 /// Finds the `ahead`-th waiting buffer, and fetches what will be read of it.
 #[inline]
-fn look(ring: &SplitRing, memory: &GuestMemory, ahead: u16) -> Result<Buffer, Breach> {
+fn look(ring: &impl Ring, memory: &GuestMemory, ahead: u16) -> Result<Buffer, Breach> {
     let head = ring.head(ahead)?;
-    let Descriptor { addr, len, flags, .. } = ring.descriptor(head);
+    let Descriptor { addr, len, flags, .. } = ring.first(head);
     if flags & (Descriptor::NEXT | Descriptor::INDIRECT) != 0 {
         return Ok(Buffer { head, whole: None });
     }

@@ -1,27 +1,23 @@
-//! One split virtqueue as the device sees it: which buffers the driver made
-//! available, which were used, and who wants to be told.
+//! What the data thread does with a virtqueue, whichever of the two layouts it
+//! has: take the buffers that the driver made available, in their order, give
+//! them back in the same order, and be told or not be told of more.
 //!
-//! Read first: virtio 1.2 §2.7. The three areas were checked to lie whole in
-//! the guest's memory ([`SplitRing::new`]); whatever stands in them may change
-//! at any time, so each field is read once and every index is checked.
+//! A buffer goes by the number of its first descriptor, its *head*. Whatever
+//! stands in the guest's memory may change at any time, so each field is read
+//! once and every index is checked.
 //!
-//! Deliberately absent: what the buffers hold (`chain`, `receive`, `transmit`).
+//! Deliberately absent: a choice for each frame. Bursts are generic over
+//! [`Ring`], and [`Queue`] is looked into once for each.
 
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
-
+use super::call::Call;
+use super::chain::{Access, Runs};
+use super::features::Features;
 use super::memory::GuestMemory;
+use super::packed::PackedRing;
+use super::split::SplitRing;
 
-/// The longest queue: indices are 16 bits wide (virtio 1.2 §2.7).
+/// The longest queue: indices are 16 bits wide (virtio 1.2 §2.7, §2.8).
 pub(super) const SIZE_MAX: u32 = 32_768;
-
-/// Bytes of a descriptor.
-pub(super) const DESCRIPTOR_LEN: usize = 16;
-
-/// Flag of the used ring: no kicks, please (VIRTQ_USED_F_NO_NOTIFY).
-const NO_NOTIFY: u16 = 1;
-/// Flag of the available ring: no interrupts, please (VIRTQ_AVAIL_F_NO_INTERRUPT).
-const NO_INTERRUPT: u16 = 1;
 
 /// How a peer broke the rules; its connection ends with this.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,7 +62,10 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// The chain goes on at `next`.
+    /// Bytes of one.
+    pub const LEN: usize = 16;
+
+    /// The chain goes on: at `next`, or in a packed ring in the next slot.
     pub const NEXT: u16 = 1;
     /// The device writes this buffer.
     pub const WRITE: u16 = 2;
@@ -77,236 +76,138 @@ impl Descriptor {
 /// Where a ring is, in addresses of the front end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RingAddresses {
-    /// The descriptor table.
+    /// The descriptor table, or ring.
     pub descriptors: u64,
-    /// The available ring.
+    /// The available ring; of a packed one, what the driver wants to be told.
     pub available: u64,
-    /// The used ring.
+    /// The used ring; of a packed one, what we want to be told.
     pub used: u64,
 }
 
-/// A split virtqueue over a guest's memory, which must outlive it.
-#[derive(Debug)]
-pub(super) struct SplitRing {
-    descriptors: *const Descriptor,
-    /// `flags`, `idx`, the ring, `used_event`.
-    available: *const AtomicU16,
-    /// `flags`, `idx`; the elements begin four bytes on.
-    used: *const AtomicU16,
-    /// The size less 1. As wide as this, it is never loaded together with a
-    /// counter: such a load would wait until the store of the counter has left
-    /// the processor, behind stores to the guest's memory; that was half of all
-    /// time.
-    mask: usize,
-    event_idx: bool,
-    /// Buffers are taken from here on; counts on beyond the size.
-    next_available: u16,
-    /// What the driver's index said when it was last read.
-    seen_available: u16,
-    /// Used elements are written from here on; those before are published.
-    next_used: u16,
-    published: u16,
-    /// The last index at which the driver was, or need not be, told.
-    signalled: Option<u16>,
-    call: Option<OwnedFd>,
-}
-
-// SAFETY: the addresses stay valid in any thread as long as the memory that
-// the ring was made for, which is kept and moved together with it.
-unsafe impl Send for SplitRing {}
-
-impl SplitRing {
-    /// A queue of `size` descriptors at `addresses` that goes on with available
-    /// buffer number `base`. `None` if an area is not whole in `memory`, not
-    /// aligned, or the size is no power of two up to [`SIZE_MAX`].
-    pub fn new(
-        memory: &GuestMemory,
-        size: u32,
-        addresses: RingAddresses,
-        base: u16,
-        event_idx: bool,
-        call: Option<OwnedFd>,
-    ) -> Option<SplitRing> {
-        if !size.is_power_of_two() || size > SIZE_MAX {
-            return None;
-        }
-        let len = size as usize;
-        let descriptors = memory.user(addresses.descriptors, len * DESCRIPTOR_LEN)?;
-        let available = memory.user(addresses.available, 6 + 2 * len)?;
-        let used = memory.user(addresses.used, 6 + 8 * len)?;
-        let is_aligned = |ptr: *mut u8, to: usize| ptr.addr().is_multiple_of(to);
-        if !(is_aligned(descriptors, 16) && is_aligned(available, 2) && is_aligned(used, 4)) {
-            return None;
-        }
-        let mut ring = SplitRing {
-            descriptors: descriptors.cast(),
-            available: available.cast(),
-            used: used.cast(),
-            mask: len - 1,
-            event_idx,
-            next_available: base,
-            seen_available: base,
-            next_used: 0,
-            published: 0,
-            signalled: None,
-            call,
-        };
-        // A queue that ran before goes on where its driver believes it is.
-        ring.next_used = ring.used_at(1).load(Ordering::Relaxed);
-        ring.published = ring.next_used;
-        ring.hush();
-        Some(ring)
-    }
-
-    /// Number of descriptors.
-    #[inline]
-    pub fn size(&self) -> usize {
-        self.mask + 1
-    }
-
-    /// The available buffer that would be taken next: what the front end gets
-    /// when it stops the queue.
-    pub fn base(&self) -> u16 {
-        self.next_available
-    }
-
-    /// Takes out the descriptor that tells the driver.
-    pub fn into_call(self) -> Option<OwnedFd> {
-        self.call
-    }
-
-    fn available_at(&self, index: usize) -> &AtomicU16 {
-        // SAFETY: `index` is below size + 3, and `new` saw that so many u16 are
-        // there, aligned; others write them, as atomics allow.
-        unsafe { &*self.available.add(index) }
-    }
-
-    fn used_at(&self, index: usize) -> &AtomicU16 {
-        // SAFETY: as above: the used ring has 3 + 4 * size of them.
-        unsafe { &*self.used.add(index) }
-    }
-
-    /// How many available buffers were not taken yet.
+/// One virtqueue as the device sees it.
+pub(super) trait Ring {
+    /// How many available buffers were not taken yet, as far as they were looked
+    /// for: at least one burst's.
     ///
     /// # Errors
     /// More than the queue has.
-    #[inline]
-    pub fn waiting(&mut self) -> Result<u16, Breach> {
-        self.seen_available = self.available_at(1).load(Ordering::Acquire);
-        let waiting = self.seen_available.wrapping_sub(self.next_available);
-        if usize::from(waiting) > self.size() { Err(Breach::Ahead) } else { Ok(waiting) }
-    }
+    fn waiting(&mut self) -> Result<u16, Breach>;
 
     /// How many of those that were seen are left.
-    #[inline]
-    pub fn seen(&self) -> u16 {
-        self.seen_available.wrapping_sub(self.next_available)
-    }
+    fn seen(&self) -> u16;
 
-    /// The first descriptor of the `ahead`-th available buffer.
+    /// The head of the `ahead`-th available buffer, which was seen.
     ///
     /// # Errors
     /// Its number lies outside the table.
-    #[inline]
-    pub fn head(&self, ahead: u16) -> Result<u16, Breach> {
-        let place = usize::from(self.next_available.wrapping_add(ahead)) & self.mask;
-        let head = self.available_at(2 + place).load(Ordering::Relaxed);
-        if usize::from(head) <= self.mask { Ok(head) } else { Err(Breach::Index) }
-    }
+    fn head(&self, ahead: u16) -> Result<u16, Breach>;
 
-    /// A descriptor of the ring's own table, read once. `index` is below `size`.
-    #[inline]
-    pub fn descriptor(&self, index: u16) -> Descriptor {
-        debug_assert!(usize::from(index) <= self.mask, "checked by the caller");
-        // SAFETY: the table has `size` descriptors, aligned; volatile, so that
-        // what is checked is what is used although the driver may write it.
-        unsafe { self.descriptors.add(usize::from(index)).read_volatile() }
-    }
+    /// The first descriptor of the buffer `head`, read once.
+    fn first(&self, head: u16) -> Descriptor;
 
-    /// Takes the next `count` available buffers.
-    #[inline]
-    pub fn take(&mut self, count: u16) {
-        self.next_available = self.next_available.wrapping_add(count);
-    }
+    /// Adds the runs of the buffer `head` to `runs`, and returns their sum in
+    /// bytes.
+    ///
+    /// # Errors
+    /// Whatever the chain breaks.
+    fn walk(&self, memory: &GuestMemory, head: u16, access: Access, runs: &mut Runs) -> Result<u64, Breach>;
 
-    /// Writes that buffer `head` was used, with `len` bytes in it; the driver
-    /// sees it with the next [`publish`](Self::publish).
-    #[inline]
-    pub fn complete(&mut self, head: u16, len: u32) {
-        let place = usize::from(self.next_used) & self.mask;
-        // SAFETY: element `place` lies in the used ring, aligned to 4 bytes;
-        // only we write it, and the driver reads it after `publish`.
-        unsafe {
-            let element = self.used.cast_mut().cast::<u32>().add(1 + 2 * place);
-            element.write_volatile(u32::from(head));
-            element.add(1).write_volatile(len);
-        }
-        self.next_used = self.next_used.wrapping_add(1);
-    }
+    /// Takes the next `count` available buffers, which were seen.
+    fn take(&mut self, count: u16);
+
+    /// Writes that the buffer `head`, which was taken, was used with `len` bytes
+    /// in it; the driver sees it with the next [`publish`](Self::publish).
+    fn complete(&mut self, head: u16, len: u32);
 
     /// Shows the driver what was used, and tells it if it wants to be told.
-    #[inline]
-    pub fn publish(&mut self) {
-        if self.published == self.next_used {
-            return;
-        }
-        self.used_at(1).store(self.next_used, Ordering::Release);
-        self.published = self.next_used;
-        if self.call.is_some() {
-            self.signal();
-        }
-    }
-
-    fn signal(&mut self) {
-        // The driver writes its wish, then reads our index; we the other way
-        // round. Without the fence both could miss the other.
-        fence(Ordering::SeqCst);
-        let now = self.published;
-        let wanted = if self.event_idx {
-            let event = self.available_at(2 + self.size()).load(Ordering::Relaxed);
-            self.signalled.is_none_or(|before| is_passed(event, now, before))
-        } else {
-            self.available_at(0).load(Ordering::Relaxed) & NO_INTERRUPT == 0
-        };
-        self.signalled = Some(now);
-        if let Some(call) = self.call.as_ref().filter(|_| wanted) {
-            // Non-blocking, and full only if the driver has 2^64 to read.
-            let _ = rustix::io::write(call, &1u64.to_ne_bytes());
-        }
-    }
+    fn publish(&mut self);
 
     /// Asks the driver not to kick.
-    pub fn hush(&mut self) {
-        if self.event_idx {
-            // Just passed: it comes round again after 65,536 buffers.
-            let event = self.next_available.wrapping_sub(1);
-            self.used_at(2 + 4 * self.size()).store(event, Ordering::Relaxed);
-        } else {
-            self.used_at(0).store(NO_NOTIFY, Ordering::Relaxed);
-        }
-    }
+    fn hush(&mut self);
 
     /// Asks the driver to kick with the next buffer; true if there is one
     /// already.
     ///
     /// # Errors
     /// As [`waiting`](Self::waiting).
-    pub fn listen(&mut self) -> Result<bool, Breach> {
-        if self.event_idx {
-            let event = self.next_available;
-            self.used_at(2 + 4 * self.size()).store(event, Ordering::Relaxed);
-        } else {
-            self.used_at(0).store(0, Ordering::Relaxed);
+    fn listen(&mut self) -> Result<bool, Breach>;
+}
+
+/// A ring of the layout that the driver chose.
+#[derive(Debug)]
+pub(super) enum Queue {
+    /// Three areas (virtio 1.2 §2.7).
+    Split(SplitRing),
+    /// One (§2.8).
+    Packed(PackedRing),
+}
+
+impl Queue {
+    /// A queue of `size` descriptors at `addresses` that goes on at `base`, as
+    /// the front end says it. `None` if an area is not whole in `memory` or not
+    /// aligned, or if size or base are impossible.
+    pub fn new(
+        memory: &GuestMemory,
+        features: Features,
+        size: u32,
+        addresses: RingAddresses,
+        base: u32,
+        call: Option<Call>,
+    ) -> Option<Queue> {
+        let event_idx = features.event_idx();
+        if features.is_packed() {
+            return PackedRing::new(memory, size, addresses, base, event_idx, call).map(Queue::Packed);
         }
-        // The driver writes its index, then reads our wish (see `signal`).
-        fence(Ordering::SeqCst);
-        Ok(self.waiting()? > 0)
+        // Indices have 16 bits; above them other kinds of rings keep more.
+        let base = u16::try_from(base & 0xffff).ok()?;
+        SplitRing::new(memory, size, addresses, base, event_idx, call).map(Queue::Split)
+    }
+
+    /// Where it stopped: what the front end gets, and will say again.
+    pub fn base(&self) -> u32 {
+        match self {
+            Queue::Split(ring) => u32::from(ring.base()),
+            Queue::Packed(ring) => ring.base(),
+        }
+    }
+
+    /// Takes out what tells the driver.
+    pub fn into_call(self) -> Option<Call> {
+        match self {
+            Queue::Split(ring) => ring.into_call(),
+            Queue::Packed(ring) => ring.into_call(),
+        }
+    }
+
+    /// As [`Ring::waiting`].
+    #[inline]
+    pub fn waiting(&mut self) -> Result<u16, Breach> {
+        match self {
+            Queue::Split(ring) => ring.waiting(),
+            Queue::Packed(ring) => ring.waiting(),
+        }
+    }
+
+    /// As [`Ring::hush`].
+    pub fn hush(&mut self) {
+        match self {
+            Queue::Split(ring) => ring.hush(),
+            Queue::Packed(ring) => ring.hush(),
+        }
+    }
+
+    /// As [`Ring::listen`].
+    pub fn listen(&mut self) -> Result<bool, Breach> {
+        match self {
+            Queue::Split(ring) => ring.listen(),
+            Queue::Packed(ring) => ring.listen(),
+        }
     }
 }
 
 /// Whether `event` is among the indices passed on the way from `before` to
 /// `now` (`vring_need_event` of virtio 1.2 §2.7.10).
-fn is_passed(event: u16, now: u16, before: u16) -> bool {
+pub(super) fn is_passed(event: u16, now: u16, before: u16) -> bool {
     now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
 }
 

@@ -18,7 +18,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::features::Features;
 use super::memory::GuestMemory;
-use super::ring::{Breach, SplitRing};
+use super::ring::{Breach, Queue};
 
 /// A guest's queues in use, with all that they need.
 #[derive(Debug)]
@@ -36,9 +36,9 @@ pub(super) struct Rings {
 #[derive(Debug, Default)]
 pub(super) struct Pair {
     /// What the guest receives by.
-    pub rx: Option<SplitRing>,
+    pub rx: Option<Queue>,
     /// What it sends by.
-    pub tx: Option<SplitRing>,
+    pub tx: Option<Queue>,
 }
 
 /// What the message thread wants.

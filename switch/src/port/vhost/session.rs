@@ -21,9 +21,10 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use super::call::{Bell, Call};
 use super::features::{Features, OFFERED};
 use super::memory::{GuestMemory, REGIONS_MAX, RegionError, RegionSpec};
-use super::ring::{RingAddresses, SIZE_MAX, SplitRing};
+use super::ring::{Queue as Ring, RingAddresses, SIZE_MAX};
 use super::seam::{Closed, MessageSide, Pair, Rings};
 
 /// The protocol's features: REPLY_ACK is the crate's own. Never RARP, MTU or
@@ -44,7 +45,7 @@ pub(super) enum Offence {
     #[error("a queue of {0} descriptors: it must be a power of two up to {SIZE_MAX}")]
     Size(u32),
     /// A ring outside the shared memory.
-    #[error("the rings of queue {0} do not lie in the shared memory")]
+    #[error("the rings of queue {0} do not lie in the shared memory, or begin nowhere")]
     Rings(usize),
     /// Notifications by anything but an eventfd.
     #[error("queue {0} is to be kicked or called by something that is no eventfd")]
@@ -74,9 +75,9 @@ pub(super) enum Offence {
 struct Queue {
     size: u32,
     addresses: Option<RingAddresses>,
-    base: u16,
+    base: u32,
     kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
+    call: Option<Call>,
     is_enabled: bool,
 }
 
@@ -89,6 +90,8 @@ pub(super) struct Session {
     protocol: VhostUserProtocolFeatures,
     memory: Arc<GuestMemory>,
     queues: Vec<Queue>,
+    /// What rings the queues' calls.
+    bell: Option<Arc<Bell>>,
     /// The data thread has rings of ours.
     is_running: bool,
     /// What ended it, for the user.
@@ -104,6 +107,7 @@ impl Session {
             protocol: VhostUserProtocolFeatures::empty(),
             memory: Arc::default(),
             queues: (0..2 * pairs).map(|_| Queue::default()).collect(),
+            bell: Bell::new(),
             is_running: false,
             offence: None,
         }
@@ -173,15 +177,14 @@ impl Session {
     }
 
     /// Queue `index` as a ring, if it is started and enabled.
-    fn ring(&mut self, index: usize) -> std::result::Result<Option<SplitRing>, Offence> {
+    fn ring(&mut self, index: usize) -> std::result::Result<Option<Ring>, Offence> {
         let features = self.features();
         let queue = &mut self.queues[index];
         let may_run = queue.is_enabled || !features.enables_queues();
         let Some(addresses) = queue.addresses.filter(|_| may_run && queue.kick.is_some()) else {
             return Ok(None);
         };
-        let (memory, event_idx, call) = (&self.memory, features.event_idx(), queue.call.take());
-        SplitRing::new(memory, queue.size, addresses, queue.base, event_idx, call)
+        Ring::new(&self.memory, features, queue.size, addresses, queue.base, queue.call.take())
             .map(Some)
             .ok_or(Offence::Rings(index))
     }
@@ -334,8 +337,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         self.change(|session| {
-            // Indices have 16 bits; above them other kinds of rings keep more.
-            session.queue(index)?.base = u16::try_from(base & 0xffff).unwrap_or_default();
+            session.queue(index)?.base = base;
             Ok(())
         })
     }
@@ -349,7 +351,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             Ok(())
         })?;
         let base = self.queue(index).map(|queue| queue.base);
-        Ok(VhostUserVringState::new(index, u32::from(self.judge(base)?)))
+        Ok(VhostUserVringState::new(index, self.judge(base)?))
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
@@ -370,7 +372,8 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         self.change(|session| {
             let call = file.map(|file| eventfd(index, file)).transpose()?;
-            session.queue(u32::from(index))?.call = call;
+            let bell = session.bell.clone();
+            session.queue(u32::from(index))?.call = call.map(|call| Call::new(call, bell));
             Ok(())
         })
     }

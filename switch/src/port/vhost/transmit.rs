@@ -8,11 +8,11 @@ use std::ptr;
 
 use arrayvec::ArrayVec;
 
-use super::chain::{Access, CHAIN_MAX, Run, Runs, walk};
+use super::chain::{Access, CHAIN_MAX, Run, Runs};
 use super::copy::copy;
 use super::memory::GuestMemory;
 use super::prefetch::{self, LINE};
-use super::ring::{Breach, Descriptor, SplitRing};
+use super::ring::{Breach, Descriptor, Ring};
 use crate::bridge::Refusal;
 use crate::frame::Wire;
 use crate::offload::VnetHeader;
@@ -60,14 +60,14 @@ impl Ahead {
     ///
     /// # Errors
     /// The queue's index lies.
-    pub fn look(ring: &mut SplitRing, memory: &GuestMemory, count: usize) -> Result<Ahead, Breach> {
+    pub fn look(ring: &mut impl Ring, memory: &GuestMemory, count: usize) -> Result<Ahead, Breach> {
         if usize::from(ring.seen()) < count {
             ring.waiting()?;
         }
         let mut ahead = Ahead { buffers: ArrayVec::new(), next: 0 };
         for number in 0..ring.seen().min(u16::try_from(count).unwrap_or(u16::MAX)) {
             let head = ring.head(number)?;
-            let Descriptor { addr, len, flags, .. } = ring.descriptor(head);
+            let Descriptor { addr, len, flags, .. } = ring.first(head);
             let mut run = Run { ptr: ptr::null_mut(), len: 0 };
             if flags == Descriptor::WRITE
                 && let Some((ptr, room)) = memory.guest(addr, len as usize)
@@ -101,7 +101,7 @@ impl Ahead {
 /// There is no room, or the guest broke a rule; nothing was taken then.
 #[inline]
 pub(super) fn send(
-    ring: &mut SplitRing,
+    ring: &mut impl Ring,
     memory: &GuestMemory,
     layout: Layout,
     wire: &Wire<'_>,
@@ -141,7 +141,7 @@ pub(super) fn send(
 /// The same into buffers of any shape.
 #[cold]
 fn spread(
-    ring: &mut SplitRing,
+    ring: &mut impl Ring,
     memory: &GuestMemory,
     layout: Layout,
     wire: &Wire<'_>,
@@ -161,7 +161,7 @@ fn spread(
             return Err(NotSent::Refused(Refusal::Oversize));
         }
         let head = ring.head(number).map_err(NotSent::Broken)?;
-        let bytes = walk(ring, memory, head, Access::Write, runs).map_err(NotSent::Broken)?;
+        let bytes = ring.walk(memory, head, Access::Write, runs).map_err(NotSent::Broken)?;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(len - room);
         chains.push((head, bytes));
         room += bytes;

@@ -1,6 +1,8 @@
 //! A switch's data thread with vhost-user ports, two honest memory ports beside
 //! them, and a count of what the process holds.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up has failed the test")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +11,8 @@ use vswitch::bridge::{PortId, PortSettings, Settings};
 use vswitch::engine::{Command, Engine, Handle, PortSnapshot, Tuning};
 use vswitch::port::memory::{MemoryHandle, memory};
 use vswitch::port::{Device, IsolationMode, Link, Offloads, OpenOptions, Port, open};
-use vswitch_tests::clock::wait_until;
+
+use crate::clock::wait_until;
 
 /// Time in which anything that should happen has happened.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -17,12 +20,13 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 /// A running engine. Its ports: vhost-user ones from 0 on, then two in memory.
 #[derive(Debug)]
 pub struct Rig {
+    /// Commands the engine.
     pub handle: Handle,
+    /// The other ends of the two ports in memory.
     pub honest: [MemoryHandle; 2],
     devices: Vec<Device>,
     paths: Vec<PathBuf>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// The data thread.
     tid: i32,
     _dir: TempDir,
 }
@@ -53,12 +57,7 @@ impl Rig {
             devices.push(opened.device);
             paths.push(path);
         }
-        let honest = [0, 1].map(|number| {
-            let link = Link { up: true, mtu: 1500, offloads: Offloads::NONE };
-            let (port, end) = memory(link).unwrap();
-            add(&handle, 100 + number, Box::new(port));
-            end
-        });
+        let honest = [100, 101].map(|number| memory_port(&handle, number));
         Rig { handle, honest, devices, paths, thread: Some(thread), tid, _dir: dir }
     }
 
@@ -77,6 +76,16 @@ impl Rig {
     pub fn wait_link(&self, number: u8, up: bool) {
         let is = || self.port(number).link.is_some_and(|link| link.up == up);
         wait_until("the link", LIMIT, is).unwrap();
+    }
+
+    /// A further port in memory, which is number `number`.
+    pub fn memory_port(&self, number: u8) -> MemoryHandle {
+        memory_port(&self.handle, number)
+    }
+
+    /// The data thread's number.
+    pub fn tid(&self) -> i32 {
+        self.tid
     }
 
     /// Nanoseconds that the data thread has run.
@@ -114,6 +123,13 @@ impl Drop for Rig {
             assert!(!path.exists() || std::thread::panicking(), "{} was left", path.display());
         }
     }
+}
+
+fn memory_port(handle: &Handle, number: u8) -> MemoryHandle {
+    let link = Link { up: true, mtu: 1500, offloads: Offloads::NONE };
+    let (port, end) = memory(link).unwrap();
+    add(handle, number, Box::new(port));
+    end
 }
 
 fn open_options() -> OpenOptions {
