@@ -31,6 +31,8 @@ fn an_interface_in_use_is_freed_by_the_line_that_is_printed() -> Result<()> {
         ("ip link add br0 type bridge; ip link set sw master br0", "sw belongs to br0"),
         ("ip addr add 192.0.2.1/24 dev sw", "sw has address 192.0.2.1/24"),
         ("ip addr add 2001:db8::1/64 dev sw nodad", "sw has address 2001:db8::1/64"),
+        ("ip addr add fe80::99/64 dev sw nodad", "sw has address fe80::99/64"),
+        ("ip link add link sw name upper type macvlan", "sw carries macvlan upper"),
         ("ip route add 198.51.100.0/24 dev sw", "sw carries a route"),
         ("ip -6 route add 2001:db8:1::/64 dev sw", "sw carries a route"),
     ];

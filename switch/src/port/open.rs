@@ -223,8 +223,14 @@ fn refuse_if_used(rtnl: &mut Rtnl, found: &Interface, options: &OpenOptions) -> 
         let master = rtnl.find_index(master).map_err(asking())?.map_or_else(String::new, |m| m.name);
         return in_use(format!("belongs to {master}"), format!("ip link set {name} nomaster"));
     }
+    if let Some(upper) = rtnl.upper(found.ifindex).map_err(asking())? {
+        return in_use(
+            format!("carries {} {}", upper.kind, upper.name),
+            format!("ip link del {}", upper.name),
+        );
+    }
     let addresses = rtnl.addresses(found.ifindex).map_err(asking())?;
-    if let Some(address) = addresses.iter().map(address_text).find(|text| !is_automatic(text)) {
+    if let Some(address) = addresses.first().map(address_text) {
         return in_use(format!("has address {address}"), format!("ip addr flush dev {name}"));
     }
     if let Some(route) = rtnl.routes(found.ifindex).map_err(asking())?.first() {
@@ -233,11 +239,6 @@ fn refuse_if_used(rtnl: &mut Rtnl, found: &Interface, options: &OpenOptions) -> 
         return in_use("carries a route".to_owned(), format!("ip {family}route flush dev {name}"));
     }
     Ok(())
-}
-
-/// A link-local address comes by itself as soon as a device is up.
-fn is_automatic(address: &str) -> bool {
-    address.starts_with("fe80:")
 }
 
 fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {

@@ -17,7 +17,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
     LinkMessage,
@@ -31,6 +31,9 @@ pub(super) struct Rtnl {
     socket: Socket,
     sequence: u32,
 }
+
+/// Kinds of interfaces that take frames from the one they are made upon.
+const UPPER: [&str; 7] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec", "hsr"];
 
 /// What the kernel says of one interface.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -51,6 +54,9 @@ pub struct Interface {
     pub mtu: u32,
     /// Number of the bridge or bond that it belongs to.
     pub master: Option<u32>,
+    /// Number of the interface of this namespace that it is made upon, or the
+    /// other end of a veth.
+    pub lower: Option<u32>,
     /// It is the loopback interface.
     pub loopback: bool,
     /// Its frames have Ethernet headers.
@@ -75,6 +81,7 @@ impl Interface {
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Interface::default()
         };
+        let mut elsewhere = false;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name.clone_from(name),
@@ -83,6 +90,8 @@ impl Interface {
                 LinkAttribute::Carrier(carrier) => interface.carrier = *carrier != 0,
                 LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
                 LinkAttribute::Controller(master) => interface.master = (*master != 0).then_some(*master),
+                LinkAttribute::Link(lower) => interface.lower = Some(*lower),
+                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                 LinkAttribute::Stats64(stats) => interface.tx_dropped = stats.tx_dropped,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
@@ -93,6 +102,9 @@ impl Interface {
                 }
                 _ => {}
             }
+        }
+        if elsewhere {
+            interface.lower = None;
         }
         interface
     }
@@ -278,21 +290,40 @@ impl Rtnl {
         self.request(RouteNetlinkMessage::DelLink(message), NLM_F_ACK).map(drop)
     }
 
-    /// Addresses of the host on interface `ifindex`.
+    /// Addresses that somebody gave to the host on interface `ifindex`: all but
+    /// the link-local one that comes by itself as soon as a device is up.
     ///
     /// # Errors
     /// Whatever the kernel says.
     pub fn addresses(&mut self, ifindex: u32) -> io::Result<Vec<AddressMessage>> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self.request(request, NLM_F_DUMP)?;
-        Ok(answers
-            .into_iter()
+        let answers = self.request(request, NLM_F_DUMP)?.into_iter();
+        let all: Vec<AddressMessage> = answers
             .filter_map(|answer| match answer {
                 RouteNetlinkMessage::NewAddress(address) => Some(address),
                 _ => None,
             })
-            .filter(|address| address.header.index == ifindex)
-            .collect())
+            .collect();
+        // Linux 5.18 and newer say who made an address, of those that the kernel
+        // made. Where none says so, a link-local one may be either.
+        let tells = all.iter().any(|address| maker(address).is_some());
+        let by_itself = |address: &AddressMessage| match maker(address) {
+            Some(maker) => maker == AddressProtocol::LinkLocal,
+            None => !tells && address_text(address).starts_with("fe80:"),
+        };
+        Ok(all.into_iter().filter(|address| address.header.index == ifindex && !by_itself(address)).collect())
+    }
+
+    /// An interface that is made upon interface `ifindex` and takes frames from
+    /// it: a VLAN, a macvlan, …
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn upper(&mut self, ifindex: u32) -> io::Result<Option<Interface>> {
+        let is_upper = |other: &Interface| {
+            other.lower == Some(ifindex) && other.ifindex != ifindex && UPPER.contains(&other.kind.as_str())
+        };
+        Ok(self.list()?.into_iter().find(is_upper))
     }
 
     /// Routes through interface `ifindex` that somebody set; those that the
@@ -327,6 +358,14 @@ fn as_interface(answer: &RouteNetlinkMessage) -> Option<Interface> {
         RouteNetlinkMessage::NewLink(link) => Some(Interface::parse(link)),
         _ => None,
     }
+}
+
+/// Who in the kernel made an address, if it says so.
+fn maker(message: &AddressMessage) -> Option<AddressProtocol> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Protocol(protocol) => Some(*protocol),
+        _ => None,
+    })
 }
 
 /// Address text of `message`, as `ip addr` prints it.
