@@ -179,7 +179,9 @@ impl Engine {
         Ok(())
     }
 
-    /// One turn for each ready port; true if any frame came.
+    /// One turn for each ready port; true if any frame came. Never inlined: its
+    /// instructions are counted by this name (benches/hot/count).
+    #[inline(never)]
     pub(crate) fn round(&mut self, now: Time) -> bool {
         let mut any = false;
         for id in self.spin.turns(self.ready).iter() {
