@@ -11,6 +11,19 @@ use vswitch_tests::process::end_child;
 
 use crate::interrupt;
 
+/// Has `command` killed by the kernel when the thread that starts it ends: should
+/// we be killed, nothing goes on without us.
+pub(crate) fn die_with_us(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl(2) is called, which
+    // signal-safety(7) does not list but which only enters the kernel.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
 /// A child that ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -22,6 +35,7 @@ impl Daemon {
     /// standard input that stays open (a closed one ends some switches).
     pub(crate) fn start(mut command: Command) -> Result<Daemon> {
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        die_with_us(&mut command);
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
         Ok(Daemon { child })
     }

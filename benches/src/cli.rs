@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::rig::Rig;
 use crate::schedule::Plan;
 use crate::subject::Subject;
-use crate::wiring::Rig;
 
-/// Measures vswitch beside the kernel bridge, Open vSwitch (userspace) and VDE.
+/// Measures vswitch beside the kernel bridge, Open vSwitch, DPDK and VDE.
 ///
 /// Needs root, iperf3, ping and ethtool. Everything happens in network
 /// namespaces of its own, which are removed at the end, also after Ctrl-C.
@@ -23,8 +23,9 @@ pub(crate) struct Args {
     pub(crate) quick: bool,
 
     /// 1: namespaces over veth. 2: TAPs the switch owns. 3: TAP to TAP, held
-    /// as QEMU holds them.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    /// as QEMU holds them. 4: virtqueues of dpdk-testpmd. 5: two QEMU
+    /// guests.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5")]
     pub(crate) rig: Vec<Rig>,
 
     /// Rounds of each rig; in each, everyone runs twice (A B C C B A).
@@ -32,7 +33,12 @@ pub(crate) struct Args {
     pub(crate) rounds: Option<u32>,
 
     /// Peers to compare with; those not installed are named and left out.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "bridge,engine,ovs,vde")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "engine,tap,stream,dgram,bridge,ovs,ovs-dpdk,dpdk,vde,qemu"
+    )]
     pub(crate) peers: Vec<Subject>,
 
     /// Leaves vswitch out: checks the rigs with the peers alone.

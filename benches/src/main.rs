@@ -1,8 +1,8 @@
 //! `vbench`: the whole switch beside its peers, on the same work.
 //!
-//! Read in this order: [`subject`] (what is compared), [`wiring`] (the
-//! topologies), [`measure`] (one figure each), [`schedule`] (who runs when),
-//! [`record`] (what is kept), [`markdown`] (what is shown).
+//! Read in this order: [`subject`] (what is compared), [`rig`] and [`wiring`]
+//! (the topologies), [`measure`] (one figure each), [`schedule`] (who runs
+//! when), [`record`] (what is kept), [`markdown`] (what is shown).
 //!
 //! Deliberately absent: a figure for what is not installed, and a figure
 //! without the spread of its rounds. The hot path alone is measured by the
@@ -11,14 +11,17 @@
 mod child;
 mod cli;
 mod host;
+mod huge;
 mod interrupt;
 mod markdown;
 mod measure;
 mod progress;
 mod record;
+mod rig;
 mod schedule;
 mod stats;
 mod subject;
+mod testpmd;
 mod wiring;
 
 use std::io::Write as _;

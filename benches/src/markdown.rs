@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::record::{Report, Sample, Unit};
+use crate::rig::{RIGS, Rig};
 use crate::stats::{Spread, mean, spread};
 use crate::subject::Subject;
-use crate::wiring::Rig;
 
 /// Stands before and behind the tables in a page.
 pub(crate) const MARKER: &str = "<!-- vbench -->";
@@ -23,11 +23,9 @@ pub(crate) fn render(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail, here and below.
     let _ = header(&mut out, report);
-    for number in 1..=3 {
-        let samples: Vec<&Sample> = report.samples.iter().filter(|s| s.rig == number).collect();
-        if let Some(rig) = Rig::from_number(number)
-            && !samples.is_empty()
-        {
+    for rig in RIGS {
+        let samples: Vec<&Sample> = report.samples.iter().filter(|s| s.rig == rig.number()).collect();
+        if !samples.is_empty() {
             let _ = table(&mut out, rig, &samples, report);
         }
     }
@@ -92,9 +90,7 @@ fn row(
 ) -> std::fmt::Result {
     let unit = rows[0].figure.unit;
     let of = |subject: Subject| rows.iter().filter(move |s| s.subject == subject).copied();
-    let best = rows.iter().map(|s| s.figure.value).fold(0.0, f64::max);
-    let limited = report.generator.get(case).is_some_and(|alone| *alone < 2.0 * best);
-    let mark = if limited { " (generator-limited)" } else { "" };
+    let mark = if is_limited(case, rows, report) { " (generator-limited)" } else { "" };
     write!(out, "| {case}, {}{mark} |", unit.name())?;
     for subject in subjects {
         match spread(of(*subject).map(|s| s.figure.value).collect()) {
@@ -115,6 +111,14 @@ fn row(
     writeln!(out, " {} |", cpu(rows, subjects, unit))
 }
 
+/// Whether the generator could not do twice the work of the best subject: as it
+/// did with nobody behind it, or by the share of its time that the work took.
+fn is_limited(case: &str, rows: &[&Sample], report: &Report) -> bool {
+    let best = rows.iter().map(|s| s.figure.value).fold(0.0, f64::max);
+    let busy = |s: &&Sample| s.figure.extra.get("generator_busy_percent").is_some_and(|busy| *busy > 50.0);
+    report.generator.get(case).is_some_and(|alone| *alone < 2.0 * best) || rows.iter().any(busy)
+}
+
 /// Ratio of two subjects in each round, each the mean of its two slots.
 fn ratio(rows: &[&Sample], ours: Subject, peer: Subject) -> Option<Spread> {
     let (ours, peer) = (rounds(rows, ours), rounds(rows, peer));
@@ -124,7 +128,7 @@ fn ratio(rows: &[&Sample], ours: Subject, peer: Subject) -> Option<Spread> {
 /// The same subject against itself: its second slot of a round by its first.
 fn noise(rows: &[&Sample]) -> Option<Spread> {
     let mut ratios = Vec::new();
-    for subject in [Subject::Vswitch, Subject::Engine, Subject::Bridge, Subject::Ovs, Subject::Vde] {
+    for subject in Subject::ALL {
         ratios.extend(rounds(rows, subject).values().filter_map(|v| Some(v.get(1)? / v.first()?)));
     }
     spread(ratios)

@@ -120,12 +120,16 @@ pub(crate) enum Unit {
     GbitPerSecond,
     #[serde(rename = "kframes/s")]
     KiloframesPerSecond,
+    #[serde(rename = "Mframes/s")]
+    MegaframesPerSecond,
     #[serde(rename = "us")]
     Microseconds,
     #[serde(rename = "% of a core")]
     PercentOfCore,
     #[serde(rename = "MiB")]
     Mebibytes,
+    #[serde(rename = "per 1,000 frames")]
+    PerThousandFrames,
 }
 
 impl Unit {
@@ -134,9 +138,11 @@ impl Unit {
         match self {
             Unit::GbitPerSecond => "Gbit/s",
             Unit::KiloframesPerSecond => "kframes/s",
+            Unit::MegaframesPerSecond => "Mframes/s",
             Unit::Microseconds => "µs",
             Unit::PercentOfCore => "% of a core",
             Unit::Mebibytes => "MiB",
+            Unit::PerThousandFrames => "per 1,000 frames",
         }
     }
 
@@ -144,8 +150,8 @@ impl Unit {
     pub(crate) const fn cpu_name(self) -> Option<&'static str> {
         match self {
             Unit::GbitPerSecond => Some("ns/KiB"),
-            Unit::KiloframesPerSecond => Some("ns/frame"),
-            Unit::Microseconds | Unit::PercentOfCore | Unit::Mebibytes => None,
+            Unit::KiloframesPerSecond | Unit::MegaframesPerSecond => Some("ns/frame"),
+            Unit::Microseconds | Unit::PercentOfCore | Unit::Mebibytes | Unit::PerThousandFrames => None,
         }
     }
 }

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::huge::HugePages;
 use crate::measure::{self, Effort};
 use crate::progress::Progress;
-use crate::record::{Absent, Report, Sample};
+use crate::record::{Absent, Figure, Report, Sample};
+use crate::rig::{Rig, Variant};
 use crate::subject::Subject;
-use crate::wiring::{Rig, Wiring};
+use crate::wiring::Wiring;
 use crate::{host, interrupt};
+
+/// Huge pages for a generator and the greediest subject, with some to spare.
+const HUGE_MEBIBYTES: u64 = 3 * crate::testpmd::MEBIBYTES;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -31,7 +36,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     rig: Rig,
-    offloads: bool,
+    variant: Variant,
     round: u32,
     slot: u8,
     subject: Subject,
@@ -47,10 +52,16 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     );
     let run = if plan.quick { Duration::from_secs(1) } else { Duration::from_secs(2) };
     let effort = Effort { run, thorough: !plan.quick, only: &plan.only };
-    let absent = absent(plan);
-    let slots = slots(plan, &absent);
+    let is_dpdk =
+        |rig: &Rig| *rig == Rig::Queues || plan.subjects.iter().any(|s| s.is_dpdk() && s.belongs_to(*rig));
+    let huge = plan.rigs.iter().any(is_dpdk).then(|| HugePages::reserve(HUGE_MEBIBYTES)).transpose();
+    let absent = absent(plan, huge.as_ref().err());
+    let mut slots = slots(plan, &absent);
+    slots.retain(|slot| is_wanted(slot.variant, effort));
+    let measured: Vec<Subject> =
+        plan.subjects.iter().copied().filter(|s| plan.rigs.iter().any(|rig| s.belongs_to(*rig))).collect();
     let mut report = Report {
-        header: host::header(&plan.subjects, plan.quick, plan.rounds),
+        header: host::header(&measured, plan.quick, plan.rounds),
         samples: Vec::new(),
         absent,
         generator: BTreeMap::new(),
@@ -64,7 +75,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     for slot in &slots {
         interrupt::check()?;
         let Slot { rig, round, subject, .. } = *slot;
-        let state = if slot.offloads { "offloads on" } else { "offloads off" };
+        let state = slot.variant.name();
         let what =
             format!("rig {}, {state}, round {}/{}: {}", rig.number(), round + 1, plan.rounds, subject.name());
         progress.step(&what);
@@ -80,11 +91,24 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     Ok(report)
 }
 
-fn absent(plan: &Plan) -> Vec<Absent> {
+/// Whether anything of `variant` is wanted.
+fn is_wanted(variant: Variant, effort: Effort<'_>) -> bool {
+    match variant {
+        Variant::Offloads(_) => true,
+        Variant::Queues(queues) => measure::queues::is_wanted(queues, effort),
+        Variant::Guests => measure::guests::is_wanted(effort),
+    }
+}
+
+fn absent(plan: &Plan, no_huge_pages: Option<&anyhow::Error>) -> Vec<Absent> {
     let pairs = plan.rigs.iter().flat_map(|rig| plan.subjects.iter().map(move |subject| (*rig, *subject)));
     pairs
+        .filter(|(rig, subject)| subject.belongs_to(*rig))
         .filter_map(|(rig, subject)| {
-            subject.absence(rig).map(|why| Absent { rig: rig.number(), subject, why })
+            let takes_huge = rig == Rig::Queues || subject.is_dpdk();
+            let why = no_huge_pages.filter(|_| takes_huge).map(|error| format!("{error:#}"));
+            let why = why.or_else(|| subject.absence(rig))?;
+            Some(Absent { rig: rig.number(), subject, why })
         })
         .collect()
 }
@@ -93,13 +117,14 @@ fn slots(plan: &Plan, absent: &[Absent]) -> Vec<Slot> {
     let mut slots = Vec::new();
     for rig in &plan.rigs {
         let is_absent = |s: &Subject| absent.iter().any(|a| a.rig == rig.number() && a.subject == *s);
-        let present: Vec<Subject> = plan.subjects.iter().copied().filter(|s| !is_absent(s)).collect();
-        for offloads in [true, false] {
+        let present: Vec<Subject> =
+            plan.subjects.iter().copied().filter(|s| s.belongs_to(*rig) && !is_absent(s)).collect();
+        for variant in rig.variants() {
             for round in 0..plan.rounds {
                 for (slot, order) in [(0, present.clone()), (1, present.iter().rev().copied().collect())] {
                     slots.extend(order.into_iter().map(|subject| Slot {
                         rig: *rig,
-                        offloads,
+                        variant,
                         round,
                         slot,
                         subject,
@@ -111,12 +136,18 @@ fn slots(plan: &Plan, absent: &[Absent]) -> Vec<Slot> {
     slots
 }
 
-fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Vec<crate::record::Figure>> {
-    let wiring = Wiring::new(slot.rig, slot.subject, slot.offloads)?;
-    // Ends before the wiring goes.
-    let mut running = slot.subject.start(&wiring, run)?;
-    wiring.connect(&mut running)?;
-    measure::all(&wiring, &mut running, effort)
+fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
+    match slot.variant {
+        Variant::Offloads(offloads) => {
+            let wiring = Wiring::new(slot.rig, slot.subject, offloads)?;
+            // Ends before the wiring goes.
+            let mut running = slot.subject.start(&wiring, run)?;
+            wiring.connect(&mut running)?;
+            measure::all(&wiring, &mut running, effort)
+        }
+        Variant::Queues(queues) => measure::queues::all(slot.subject, queues, run, effort),
+        Variant::Guests => measure::guests::all(slot.subject, run, effort),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Read first: the switch has a namespace of its own without addresses and
 //! IPv6, so nothing but the generator speaks on its ports.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -12,57 +11,13 @@ use vswitch_tests::flow::Device;
 use vswitch_tests::netns::{Netns, veth};
 
 use crate::interrupt;
+use crate::rig::Rig;
 use crate::subject::{Running, Subject};
 
 /// Address of the first host.
 pub(crate) const ADDRESS_1: &str = "10.99.0.1";
 /// Address of the second host.
 pub(crate) const ADDRESS_2: &str = "10.99.0.2";
-
-/// A topology.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rig {
-    /// Two hosts behind veth pairs; the switch gets the near ends.
-    Netns,
-    /// The switch makes two TAPs, which move into the hosts. Peers without
-    /// TAPs of their own get the veth pairs.
-    OwnedTaps,
-    /// The generator holds both TAPs as QEMU does; the switch gets the netdevs.
-    Direct,
-}
-
-impl Rig {
-    pub(crate) const fn number(self) -> u8 {
-        match self {
-            Rig::Netns => 1,
-            Rig::OwnedTaps => 2,
-            Rig::Direct => 3,
-        }
-    }
-
-    pub(crate) const fn title(self) -> &'static str {
-        match self {
-            Rig::Netns => "Two hosts over veth (`netdev:` ports)",
-            Rig::OwnedTaps => "TAPs that the switch owns, moved into two hosts (`tap:` ports)",
-            Rig::Direct => "TAP to TAP, held as QEMU holds them (`netdev:` ports)",
-        }
-    }
-
-    pub(crate) fn from_number(number: u8) -> Option<Rig> {
-        [Rig::Netns, Rig::OwnedTaps, Rig::Direct].into_iter().find(|rig| rig.number() == number)
-    }
-}
-
-impl FromStr for Rig {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Rig> {
-        match text.parse().ok().and_then(Rig::from_number) {
-            Some(rig) => Ok(rig),
-            None => bail!("rigs are 1, 2 and 3"),
-        }
-    }
-}
 
 /// A topology that stands, but for the switch.
 #[derive(Debug)]

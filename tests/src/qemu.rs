@@ -132,7 +132,12 @@ impl Guest {
         Guest::start_with(ns, boot, &[&memory[..], &netdev[..]].concat())
     }
 
-    fn start_with(ns: &Netns, boot: &Boot<'_>, netdev: &[&str]) -> Result<Guest> {
+    /// The same on a network card that the words `netdev` describe; its
+    /// `-netdev` is called `t0`, and `boot.tap` only names the guest.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(ns: &Netns, boot: &Boot<'_>, netdev: &[&str]) -> Result<Guest> {
         let (kernel, initrd) = images()?;
         let Boot { tap, model, mac, address, append } = boot;
         let mut command = ns.command("qemu-system-x86_64");
@@ -249,7 +254,8 @@ impl Console {
         console
     }
 
-    fn also_read(&self, output: impl Read + Send + 'static) {
+    /// Reads `output` into the same text; its end closes nothing.
+    pub fn also_read(&self, output: impl Read + Send + 'static) {
         self.read(output, false);
     }
 

@@ -75,9 +75,14 @@ fn number(value: &Value, path: &str) -> Result<f64> {
 
 fn tcp(case: &str, host: &Netns, streams: u32, meter: &Meter, effort: Effort<'_>) -> Result<Figure> {
     let (report, cpu) = meter.time(|| iperf(host, &["-P", &streams.to_string()], effort))?;
-    let rate = number(&report, "/end/sum_received/bits_per_second")?;
-    let bytes = number(&report, "/end/sum_received/bytes")?;
-    let retransmits = number(&report, "/end/sum_sent/retransmits")?;
+    tcp_figure(case, &report, cpu)
+}
+
+/// What iperf3's `report` says of TCP that cost `cpu` ns.
+pub(super) fn tcp_figure(case: &str, report: &Value, cpu: f64) -> Result<Figure> {
+    let rate = number(report, "/end/sum_received/bits_per_second")?;
+    let bytes = number(report, "/end/sum_received/bytes")?;
+    let retransmits = number(report, "/end/sum_sent/retransmits")?;
     let mut figure = Figure::new(case, Unit::GbitPerSecond, rate / 1e9).with("retransmits", retransmits);
     figure.cpu_ns = Some(cpu / (bytes / 1024.0));
     Ok(figure)
@@ -86,9 +91,14 @@ fn tcp(case: &str, host: &Netns, streams: u32, meter: &Meter, effort: Effort<'_>
 fn udp(case: &str, host: &Netns, bytes: u32, meter: &Meter, effort: Effort<'_>) -> Result<Figure> {
     let args = ["-u", "-b", "0", "-l", &bytes.to_string()];
     let (report, cpu) = meter.time(|| iperf(host, &args, effort))?;
-    let sent = number(&report, "/end/sum/packets")?;
-    let lost = number(&report, "/end/sum/lost_packets")?;
-    let seconds = number(&report, "/end/sum/seconds")?;
+    udp_figure(case, &report, cpu)
+}
+
+/// What iperf3's `report` says of UDP that cost `cpu` ns.
+pub(super) fn udp_figure(case: &str, report: &Value, cpu: f64) -> Result<Figure> {
+    let sent = number(report, "/end/sum/packets")?;
+    let lost = number(report, "/end/sum/lost_packets")?;
+    let seconds = number(report, "/end/sum/seconds")?;
     let received = (sent - lost).max(0.0);
     let mut figure = Figure::new(case, Unit::KiloframesPerSecond, received / seconds / 1e3)
         .with("offered", sent / seconds / 1e3)
@@ -102,13 +112,19 @@ fn ping(case: &str, host: &Netns, effort: Effort<'_>) -> Result<Figure> {
     let mut command = host.command("ping");
     command.args(["-n", "-i", "0.005", "-W", "1", "-c", &count, ADDRESS_2]);
     let text = output(command, effort.run + Duration::from_secs(10))?;
+    let times = ping_times(&text);
+    let p99 = times.get(times.len() * 99 / 100).copied().context("no ping was answered")?;
+    let median = spread(times).context("no ping was answered")?.median;
+    Ok(Figure::new(case, Unit::Microseconds, median).with("p99", p99))
+}
+
+/// Round trips in µs that `ping` printed, the shortest first.
+pub(super) fn ping_times(text: &str) -> Vec<f64> {
     let mut times: Vec<f64> = text
         .lines()
         .filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok())
         .map(|ms: f64| ms * 1e3)
         .collect();
     times.sort_by(f64::total_cmp);
-    let p99 = times.get(times.len() * 99 / 100).copied().context("no ping was answered")?;
-    let median = spread(times).context("no ping was answered")?.median;
-    Ok(Figure::new(case, Unit::Microseconds, median).with("p99", p99))
+    times
 }

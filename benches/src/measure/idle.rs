@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vswitch_tests::clock::{Deadline, now_nanos};
 
 use super::{Effort, approximate};
@@ -34,7 +34,19 @@ pub(super) fn measure(running: &Running, effort: Effort<'_>) -> Result<Idle> {
     Ok(Idle { idle_share: share, figures })
 }
 
-fn pause(length: Duration) -> Result<()> {
+/// CPU time of the subject from `rest` after traffic on.
+pub(super) fn after(case: &str, rest: Duration, running: &Running, effort: Effort<'_>) -> Result<Figure> {
+    ensure!(!running.pids.is_empty(), "{case}: no process");
+    pause(rest)?;
+    let (before, own_before) = (now_nanos(), process_time(&running.pids)?);
+    pause(effort.run)?;
+    let elapsed = approximate(now_nanos() - before) / 1e9;
+    let own = (process_time(&running.pids)?.saturating_sub(own_before)).as_secs_f64() / elapsed;
+    Ok(Figure::new(case, Unit::PercentOfCore, own * 100.0))
+}
+
+/// Waits, unless somebody wants us to end.
+pub(super) fn pause(length: Duration) -> Result<()> {
     let deadline = Deadline::after(length);
     while !deadline.passed() {
         interrupt::check()?;

@@ -2,8 +2,11 @@
 
 mod hosts;
 mod idle;
+mod strace;
 
 pub(crate) mod frames;
+pub(crate) mod guests;
+pub(crate) mod queues;
 
 use std::time::Duration;
 

@@ -3,13 +3,13 @@
 
 use anyhow::Result;
 
-use super::Running;
-use crate::wiring::Wiring;
+use vswitch_tests::netns::Netns;
 
-pub(super) fn start(wiring: &Wiring) -> Result<Running> {
-    let ns = &wiring.switch_ns;
+use super::Running;
+
+pub(super) fn start(ns: &Netns, ports: [&str; 2]) -> Result<Running> {
     ns.run("ip link add br0 type bridge stp_state 0 mcast_snooping 0")?;
-    for port in wiring.ports {
+    for port in ports {
         ns.run(&format!("ip link set {port} master br0"))?;
         ns.up(port)?;
     }

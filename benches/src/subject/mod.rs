@@ -5,14 +5,22 @@ mod bridge;
 mod ovs;
 mod vde;
 
+pub(crate) mod guests;
+pub(crate) mod vhost;
+
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use vswitch_tests::process::{Switch, binary, resident_bytes};
+use vswitch_tests::qemu::images;
 use vswitch_tests::skip::find_program;
 
 use crate::child::Daemon;
 use crate::host;
-use crate::wiring::{Rig, Wiring};
+use crate::rig::Rig;
+use crate::testpmd::{self, Testpmd};
+use crate::wiring::Wiring;
+
+const QEMU: &str = "qemu-system-x86_64";
 
 /// A switch to measure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, Serialize, Deserialize)]
@@ -22,53 +30,122 @@ pub(crate) enum Subject {
     Vswitch,
     /// Ours with every frame through its own process.
     Engine,
+    /// Ours, with guests on TAPs.
+    Tap,
+    /// Ours, with guests on stream sockets.
+    Stream,
+    /// Ours, with guests on datagram sockets.
+    Dgram,
     /// The kernel's own.
     Bridge,
     /// Open vSwitch with its userspace datapath.
     Ovs,
+    /// Open vSwitch with DPDK.
+    #[value(name = "ovs-dpdk")]
+    #[serde(rename = "ovs-dpdk")]
+    OvsDpdk,
+    /// DPDK's loop from one vhost-user socket to another.
+    #[value(name = "dpdk")]
+    #[serde(rename = "dpdk")]
+    DpdkVhost,
     /// `vde_switch`.
     Vde,
+    /// No switch: two QEMUs' datagram sockets, each the other's peer.
+    Qemu,
 }
 
 impl Subject {
+    /// All of them, in the order of the columns.
+    pub(crate) const ALL: [Subject; 11] = [
+        Subject::Vswitch,
+        Subject::Engine,
+        Subject::Tap,
+        Subject::Stream,
+        Subject::Dgram,
+        Subject::Bridge,
+        Subject::Ovs,
+        Subject::OvsDpdk,
+        Subject::DpdkVhost,
+        Subject::Vde,
+        Subject::Qemu,
+    ];
+
     /// As shown.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Subject::Vswitch => "vswitch",
             Subject::Engine => "fast path off",
+            Subject::Tap => "vswitch, TAP",
+            Subject::Stream => "vswitch, stream",
+            Subject::Dgram => "vswitch, dgram",
             Subject::Bridge => "kernel bridge",
             Subject::Ovs => "OVS userspace",
+            Subject::OvsDpdk => "OVS-DPDK",
+            Subject::DpdkVhost => "DPDK vhost loop",
             Subject::Vde => "VDE",
+            Subject::Qemu => "QEMU dgram pair",
         }
     }
 
     /// As its program says; empty if it is not there.
     pub(crate) fn version(self) -> String {
         match self {
-            Subject::Vswitch | Subject::Engine => host::vswitch_version(),
+            Subject::Vswitch | Subject::Engine | Subject::Tap | Subject::Stream | Subject::Dgram => {
+                host::vswitch_version()
+            }
             Subject::Bridge => host::first_line("uname", &["-r"]),
             Subject::Ovs => host::first_line("ovs-vswitchd", &["--version"]),
+            Subject::OvsDpdk => host::first_line(ovs::DPDK_DAEMON, &["--version"]),
+            Subject::DpdkVhost => testpmd::version(),
             Subject::Vde => host::first_line("vde_switch", &["--version"]),
+            Subject::Qemu => host::first_line(QEMU, &["--version"]),
         }
     }
 
-    /// Why it cannot take part in `rig` on this machine; `None`: it can.
+    /// Whether `rig` has a place for it.
+    pub(crate) const fn belongs_to(self, rig: Rig) -> bool {
+        match rig {
+            Rig::Netns | Rig::OwnedTaps | Rig::Direct => matches!(
+                self,
+                Subject::Vswitch | Subject::Engine | Subject::Bridge | Subject::Ovs | Subject::Vde
+            ),
+            Rig::Queues => matches!(self, Subject::Vswitch | Subject::OvsDpdk | Subject::DpdkVhost),
+            Rig::Guests => !matches!(self, Subject::Engine | Subject::Ovs | Subject::DpdkVhost),
+        }
+    }
+
+    /// Whether it takes huge pages.
+    pub(crate) const fn is_dpdk(self) -> bool {
+        matches!(self, Subject::OvsDpdk | Subject::DpdkVhost)
+    }
+
+    /// Why it cannot take part in `rig`, to which it belongs, on this machine;
+    /// `None`: it can.
     pub(crate) fn absence(self, rig: Rig) -> Option<String> {
         let missing = |programs: &[&str]| {
             programs.iter().find(|p| !find_program(p)).map(|p| format!("not installed ({p})"))
         };
+        if rig == Rig::Queues
+            && let Some(why) = vhost::absence().or_else(|| missing(&["dpdk-testpmd", "stdbuf", "taskset"]))
+        {
+            return Some(why);
+        }
+        if rig == Rig::Guests
+            && let Some(why) = missing(&[QEMU]).or_else(|| images().err().map(|error| error.to_string()))
+        {
+            return Some(why);
+        }
         match self {
-            Subject::Vswitch => binary("vswitch").err().map(|error| error.to_string()),
-            Subject::Engine => match rig {
-                Rig::OwnedTaps => Some("`tap:` ports have no fast path".into()),
-                Rig::Netns | Rig::Direct => Subject::Vswitch.absence(rig),
-            },
-            Subject::Bridge => None,
+            Subject::Vswitch | Subject::Tap | Subject::Stream | Subject::Dgram => {
+                binary("vswitch").err().map(|error| error.to_string())
+            }
+            Subject::Engine if rig == Rig::OwnedTaps => Some("`tap:` ports have no fast path".into()),
+            Subject::Engine => Subject::Vswitch.absence(rig),
+            Subject::Bridge | Subject::DpdkVhost | Subject::Qemu => None,
             Subject::Ovs => missing(&["ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovsdb-tool"]),
-            Subject::Vde => match rig {
-                Rig::OwnedTaps => missing(&["vde_switch"]),
-                Rig::Netns | Rig::Direct => Some("it has no port for an existing interface".into()),
-            },
+            Subject::OvsDpdk => missing(&[ovs::DPDK_DAEMON, "ovsdb-server", "ovs-vsctl", "ovsdb-tool"]),
+            Subject::Vde if matches!(rig, Rig::OwnedTaps | Rig::Guests) => missing(&["vde_switch"]),
+            Subject::Vde => Some("it has no port for an existing interface".into()),
         }
     }
 
@@ -84,11 +161,17 @@ impl Subject {
                     args.push("--fast-path=off");
                 }
                 let switch = Switch::start(&wiring.switch_ns, &args)?;
-                Ok(Running { pids: vec![switch.pid()], switch: Some(switch), ..Running::default() })
+                Ok(Running::ours(switch))
             }
-            Subject::Bridge => bridge::start(wiring),
+            Subject::Bridge => bridge::start(&wiring.switch_ns, wiring.ports),
             Subject::Ovs => ovs::start(wiring),
-            Subject::Vde => vde::start(wiring),
+            Subject::Vde => vde::start(&wiring.switch_ns, &wiring.ports).map(|(running, _)| running),
+            Subject::Tap
+            | Subject::Stream
+            | Subject::Dgram
+            | Subject::OvsDpdk
+            | Subject::DpdkVhost
+            | Subject::Qemu => bail!("{} has no interfaces", self.name()),
         }
     }
 }
@@ -101,11 +184,17 @@ pub(crate) struct Running {
     switch: Option<Switch>,
     /// In the order in which they are to end.
     daemons: Vec<Daemon>,
+    _forwarder: Option<Testpmd>,
     /// Holds their sockets; removed after them.
     _directory: Option<tempfile::TempDir>,
 }
 
 impl Running {
+    /// A switch of ours.
+    fn ours(switch: Switch) -> Running {
+        Running { pids: vec![switch.pid()], switch: Some(switch), ..Running::default() }
+    }
+
     /// Resident memory of its processes in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         self.pids.iter().map(|pid| resident_bytes(*pid)).sum()

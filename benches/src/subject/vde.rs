@@ -1,30 +1,34 @@
-//! `vde_switch`, which makes and owns its TAPs. It stays in the foreground
+//! `vde_switch`, which makes and owns its TAPs, if it is to have any. It stays in the foreground
 //! because its standard input stays open.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use vswitch_tests::clock::wait_until;
+use vswitch_tests::netns::Netns;
 
 use super::Running;
 use crate::child::Daemon;
-use crate::wiring::Wiring;
 
-pub(super) fn start(wiring: &Wiring) -> Result<Running> {
+/// Starts it with `taps`; returns its control directory, too.
+pub(super) fn start(ns: &Netns, taps: &[&str]) -> Result<(Running, PathBuf)> {
     let directory = tempfile::Builder::new().prefix("vbench-vde-").tempdir()?;
-    let mut command = wiring.switch_ns.command("vde_switch");
-    command.arg("-s").arg(directory.path().join("ctl"));
-    for port in wiring.ports {
-        command.args(["-tap", port]);
+    let control = directory.path().join("ctl");
+    let mut command = ns.command("vde_switch");
+    command.arg("-s").arg(&control);
+    for tap in taps {
+        command.args(["-tap", tap]);
     }
     let daemon = Daemon::start(command)?;
-    wait_until("vde_switch to make its TAPs", Duration::from_secs(10), || {
-        wiring.ports.iter().all(|port| wiring.switch_ns.has(port))
+    wait_until("vde_switch", Duration::from_secs(10), || {
+        control.join("ctl").exists() && taps.iter().all(|tap| ns.has(tap))
     })?;
-    Ok(Running {
+    let running = Running {
         pids: vec![daemon.pid()],
         daemons: vec![daemon],
         _directory: Some(directory),
         ..Running::default()
-    })
+    };
+    Ok((running, control))
 }

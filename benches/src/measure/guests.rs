@@ -1,0 +1,109 @@
+//! Figures between two QEMU guests with virtio-net cards: what their users see.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use vswitch_tests::iperf::is_between_tests;
+use vswitch_tests::netns::Netns;
+use vswitch_tests::qemu::{Boot, Guest};
+
+use super::hosts::{ping_times, tcp_figure, udp_figure};
+use super::{Effort, Meter, approximate};
+use crate::interrupt;
+use crate::record::{Figure, Unit};
+use crate::stats::spread;
+use crate::subject::{Subject, guests};
+
+const ADDRESS: &str = "10.99.0.2";
+
+/// Beyond the length of a run.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a server that is between two tests is tried.
+const TRIES: u32 = 20;
+
+const PING: &str = "ping round trip";
+const TCP: &str = "TCP, first to second guest";
+const TCP_BACK: &str = "TCP, second to first guest";
+const UDP: &str = "UDP, 64 B";
+
+/// Whether any case is wanted.
+pub(crate) fn is_wanted(effort: Effort<'_>) -> bool {
+    [PING, TCP, TCP_BACK, UDP].iter().any(|case| effort.wants(case))
+}
+
+/// Every figure of `subject` between two guests, which are booted for it.
+pub(crate) fn all(subject: Subject, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
+    let ns = Netns::new("sw")?;
+    let (mut running, cards) = guests::start(subject, &ns, run)?;
+    // Both boot at once.
+    let [a, b] = &cards;
+    let mut first = boot(&ns, a, "02:00:00:00:00:01", "10.99.0.1/24", "")?;
+    let mut second = boot(&ns, b, "02:00:00:00:00:02", "10.99.0.2/24", "role=iperf-server")?;
+    first.wait_ready()?;
+    second.wait_ready()?;
+    interrupt::check()?;
+    running.check()?;
+    // The first answer teaches addresses to everybody.
+    first.run(&format!("ping -c 1 -w 30 {ADDRESS}"))?;
+    // Guests without traffic sleep, and so does a machine of ours; what a switch
+    // burns all the same belongs to it.
+    let meter = Meter { idle_share: 0.0 };
+    let mut figures = Vec::new();
+    if effort.wants(PING) {
+        figures.push(ping(&mut first, effort)?);
+    }
+    for (case, more) in [(TCP, ""), (TCP_BACK, "-R")] {
+        if effort.wants(case) {
+            let (report, cpu) = meter.time(|| iperf(&mut first, more, effort))?;
+            figures.push(tcp_figure(case, &report, cpu)?);
+        }
+    }
+    if effort.wants(UDP) {
+        let (report, cpu) = meter.time(|| iperf(&mut first, "-u -b 0 -l 64", effort))?;
+        figures.push(udp_figure(UDP, &report, cpu)?);
+    }
+    running.check()?;
+    Ok(figures)
+}
+
+fn boot(ns: &Netns, card: &[String], mac: &str, address: &str, append: &str) -> Result<Guest> {
+    let boot = Boot { tap: "guest", model: "virtio-net-pci", mac, address, append };
+    let card: Vec<&str> = card.iter().map(String::as_str).collect();
+    Guest::start_with(ns, &boot, &card)
+}
+
+/// Emulated guests take longer than the host to come to speed.
+fn length(effort: Effort<'_>) -> Duration {
+    effort.run * 2
+}
+
+fn ping(guest: &mut Guest, effort: Effort<'_>) -> Result<Figure> {
+    let count = length(effort).as_millis() / 20;
+    let text = guest.console().run(&format!("ping -c {count} -i 0.02 {ADDRESS}"), PATIENCE)?;
+    let times = ping_times(&text);
+    let p99 = times.get(times.len() * 99 / 100).copied().context("no ping was answered")?;
+    let lost = approximate(u64::try_from(count)?) - approximate(u64::try_from(times.len())?);
+    let median = spread(times).context("no ping was answered")?.median;
+    Ok(Figure::new(PING, Unit::Microseconds, median).with("p99", p99).with("lost", lost))
+}
+
+/// What iperf3 reports of a run from `guest`.
+fn iperf(guest: &mut Guest, more: &str, effort: Effort<'_>) -> Result<Value> {
+    let secs = length(effort).as_secs().max(1);
+    let line = format!("iperf3 -c {ADDRESS} -J -i 0 -t {secs} --connect-timeout 5000 {more}");
+    for _ in 0..TRIES {
+        interrupt::check()?;
+        // Its exit code says no more than its report.
+        let text = guest.console().run(&format!("{line} || true"), length(effort) + PATIENCE)?;
+        let json = text.find('{').zip(text.rfind('}')).map(|(from, to)| &text[from..=to]);
+        let report: Value = serde_json::from_str(json.unwrap_or_default()).with_context(|| text.clone())?;
+        match report["error"].as_str() {
+            None => return Ok(report),
+            Some(error) if is_between_tests(error) => std::thread::sleep(Duration::from_millis(100)),
+            Some(error) => bail!("iperf3: {error}"),
+        }
+    }
+    bail!("iperf3's server never came back")
+}
