@@ -342,6 +342,40 @@ fn tap_without_offloads_gets_finished_frames() -> Result<()> {
     Ok(())
 }
 
+/// The host's own leg: its address comes and goes with the port.
+#[test]
+fn tap_has_the_address_that_it_is_made_with() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::with_ipv6("leg")?;
+    let addresses = || ns.run("ip -o addr show");
+    let refusal = |spec| crate::opened::refusal(&ns, spec, &options("a"));
+    ns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+    let text = refusal("tap:t0,address=fd07::1/64")?;
+    ensure!(text.contains("IPv6 is switched off there") && !ns.has("t0"), "{text}");
+    ns.sysctl("net/ipv6/conf/default/disable_ipv6", "0")?;
+    for address in ["192.168.7.1/24", "fd07::1/64"] {
+        let (port, _) = tap(&ns, &format!("tap:t0,address={address}"))?;
+        let shown = addresses()?;
+        ensure!(shown.lines().any(|line| line.contains("t0") && line.contains(address)), "{shown}");
+        let _ = port.close();
+        ensure!(!ns.has("t0"), "it outlived its port");
+    }
+    ensure!(refusal("tap:t0,address=all")? == "address=all: write ADDRESS/PREFIX");
+    // The loopback's alone, says the kernel; nothing is left of the attempt.
+    let text = refusal("tap:t0,address=::1/128")?;
+    ensure!(text.starts_with("giving t0 the address ::1/128"), "{text}");
+    ensure!(!ns.has("t0"), "half a port was left");
+    // An address that we gave to somebody else's TAP would outlive us.
+    ns.run("ip tuntap add t0 mode tap")?;
+    let text = refusal("tap:t0,address=192.168.7.1/24")?;
+    ensure!(
+        text.contains("is there already") && text.contains("ip addr add 192.168.7.1/24 dev t0"),
+        "{text}"
+    );
+    ensure!(!addresses()?.contains("t0"), "{}", addresses()?);
+    Ok(())
+}
+
 #[test]
 fn tap_names_who_holds_it() -> Result<()> {
     require!(root, tun, "socat");

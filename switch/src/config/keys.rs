@@ -8,7 +8,7 @@ use super::error::Fault;
 use super::places::uid_of_user;
 use super::value::{Value, nearest};
 use super::{Config, Isolation, Keys, PortConfig};
-use crate::port::{Kind, PortSpec, SOCKET_PATH_MAX, is_socket_path};
+use crate::port::{Kind, PortSpec, SOCKET_PATH_MAX, is_socket_path, parse_address};
 
 /// Keys of a port of any kind.
 pub const PORT_KEYS: &[&str] = &[
@@ -50,13 +50,15 @@ const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
 
 /// The word for a `dgram:` port's peer that is not said beforehand.
 const ANYBODY: &str = "auto";
+/// The word for a `tap:` port without an address of the host's.
+const NO_ADDRESS: &str = "none";
 /// The most queue pairs of a vhost-user port.
 const QUEUES_MAX: u32 = crate::port::QUEUES_MAX;
 
 /// Keys that only ports of `kind` have.
 const fn kind_keys(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Tap => &["offloads"],
+        Kind::Tap => &["offloads", "address"],
         Kind::Stream => &["mode"],
         Kind::Dgram => &["peer"],
         Kind::VhostUser => &["queues", "mode"],
@@ -103,6 +105,17 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
         "offloads" if is_port_key(key, port.spec.kind) => {
             let word = if value.bool(key)? { "on" } else { "off" };
             port.spec.options.insert(key.to_owned(), word.to_owned());
+        }
+        "address" if is_port_key(key, port.spec.kind) => {
+            let text = value.text(key)?;
+            if text == NO_ADDRESS {
+                port.spec.options.remove(key);
+            } else if parse_address(text).is_some() {
+                port.spec.options.insert(key.to_owned(), text.to_owned());
+            } else {
+                let fix = "write ADDRESS/PREFIX, as in 192.168.1.1/24";
+                return Err(Fault::new(format!("`address` cannot be `{}`", text.escape_debug()), fix));
+            }
         }
         "mode" if is_port_key(key, port.spec.kind) => {
             let mode = value.text(key)?;
@@ -158,6 +171,7 @@ impl PortConfig {
                 "queues" => Value::Number(set.and_then(|text| text.parse().ok()).unwrap_or(1)),
                 "mode" => Value::from(set.unwrap_or("server")),
                 "peer" => Value::from(set.unwrap_or(ANYBODY)),
+                "address" => Value::from(set.unwrap_or(NO_ADDRESS)),
                 _ => Value::Bool(set.unwrap_or("on") == "on"),
             };
             keys.insert((*key).to_owned(), value);
@@ -240,6 +254,8 @@ mod tests {
         for text in [
             "tap0",
             "tap:t1,offloads=off,name=uplink,mtu=9000,max_macs=0",
+            "tap:t2,address=192.168.1.1/24",
+            "tap:t3,address=fd00::1/64",
             "stream:/run/a.sock,mode=client,mtu=9000",
             "dgram:/run/b.sock,peer=/run/c.sock,name=zero",
             "netdev:eth0,isolated=on,locked=on,learning=off,flood=off,bcast_flood=off,mcast_flood=off,\

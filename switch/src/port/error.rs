@@ -65,6 +65,16 @@ pub enum OpenError {
     /// `tap:` on something else.
     #[error("{0} is no TAP: did you mean --port netdev:{0}?")]
     NotTap(String),
+    /// `address=` on a TAP that was there before.
+    #[error(
+        "{name} is there already: only a TAP that the switch makes is given an address; leave it out, and: ip addr add {address} dev {name}"
+    )]
+    NotOurs {
+        /// The interface.
+        name: String,
+        /// The address.
+        address: String,
+    },
     /// A TUN, or a TAP whose queues are several descriptors.
     #[error(
         "{0} is a TUN, or a TAP with several queues: a port holds neither; make a plain one with ip tuntap add {0} mode tap"

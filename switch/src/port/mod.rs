@@ -44,7 +44,7 @@ pub use finish::{Finished, Finisher, as_is, gather};
 pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
 pub use open::{OpenOptions, Opened, exists, open};
-pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path};
+pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path, parse_address};
 pub use vhost::QUEUES_MAX;
 
 use std::fmt::Debug;

@@ -6,6 +6,7 @@
 //! again when the kernel says that it is back (`supervisor`).
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use netlink_packet_route::AddressFamily;
@@ -21,7 +22,7 @@ use super::netdev::NetdevPort;
 use super::rtnl::{Change, Interface, Rtnl, address_text};
 use super::tap::{Attached, TapPort};
 use super::tun;
-use super::{Kind, Link, Offloads, Port, PortSpec};
+use super::{Kind, Link, Offloads, Port, PortSpec, parse_address};
 
 /// What a port is opened for.
 #[derive(Clone, Debug)]
@@ -248,10 +249,18 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         Some("off") => true,
         Some(other) => return Err(OpenError::Option(format!("offloads={other}: write on or off"))),
     };
+    let wrong = |text: &String| OpenError::Option(format!("address={text}: write ADDRESS/PREFIX"));
+    let address = spec.options.get("address");
+    let address = address.map(|text| parse_address(text).ok_or_else(|| wrong(text))).transpose()?;
     let mut rtnl = Rtnl::open().map_err(explain(format!("asking about {name}"), NET_ADMIN))?;
     let before = rtnl.find(name).map_err(explain(format!("asking about {name}"), NET_ADMIN))?;
     if before.as_ref().is_some_and(|found| found.kind != "tun") {
         return Err(OpenError::NotTap(name.clone()));
+    }
+    // What we give would outlive us there.
+    if let (Some(_), Some((address, prefix_len))) = (&before, address) {
+        let address = format!("{address}/{prefix_len}");
+        return Err(OpenError::NotOurs { name: name.clone(), address });
     }
     drop(tun::open().map_err(no_tun)?);
     let attaching = |error: io::Error| match error.raw_os_error() {
@@ -276,6 +285,9 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
     if before.is_none() {
         rtnl.change(found.ifindex, &[Change::Up]).map_err(opening())?;
         notes.push("created; it vanishes with the switch".to_owned());
+        if let Some(address) = address {
+            give_address(&mut rtnl, &found, address)?;
+        }
     }
     let now = rtnl.find(name).map_err(opening())?.ok_or_else(|| missing(name))?;
     let link = Link { up: now.up(), mtu: now.mtu, offloads };
@@ -293,6 +305,18 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
         tx_dropped_before: now.tx_dropped,
     };
     Ok(Opened { port: Some(Box::new(TapPort::new(tap, link))), device, link, notes })
+}
+
+fn give_address(rtnl: &mut Rtnl, to: &Interface, address: (IpAddr, u8)) -> Result<(), OpenError> {
+    let action = format!("giving {} the address {}/{}", to.name, address.0, address.1);
+    rtnl.add_address(to.ifindex, address).map_err(|error| match error.raw_os_error() {
+        // Not a matter of rights: the device was made by the same ones.
+        Some(libc::EACCES) if address.0.is_ipv6() => {
+            let why = format!("IPv6 is switched off there: sysctl net.ipv6.conf.{}.disable_ipv6=0", to.name);
+            OpenError::Os { action, error: io::Error::other(why) }
+        }
+        _ => explain(action, NET_ADMIN)(error),
+    })
 }
 
 /// A socket's peer comes later, or is found by the first look.

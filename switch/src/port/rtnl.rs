@@ -11,18 +11,20 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel's messages are an open set")]
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
     LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// A socket to the kernel's routing side, in one network namespace.
@@ -324,6 +326,23 @@ impl Rtnl {
             other.lower == Some(ifindex) && other.ifindex != ifindex && UPPER.contains(&other.kind.as_str())
         };
         Ok(self.list()?.into_iter().find(is_upper))
+    }
+
+    /// Gives the host `address` on interface `ifindex`.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: EADDRNOTAVAIL of an address that no host can have.
+    pub fn add_address(&mut self, ifindex: u32, (address, prefix_len): (IpAddr, u8)) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = match address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.prefix_len = prefix_len;
+        message.header.index = ifindex;
+        message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.request(RouteNetlinkMessage::NewAddress(message), flags).map(drop)
     }
 
     /// Routes through interface `ifindex` that somebody set; those that the

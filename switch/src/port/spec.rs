@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// How a port reaches its device.
@@ -104,6 +105,16 @@ pub fn is_socket_path(path: &str) -> bool {
     (1..=SOCKET_PATH_MAX).contains(&path.len()) && !path.contains('\0')
 }
 
+/// Reads `ADDRESS/PREFIX` as a host on its network: 192.168.1.1/24, fd00::1/64.
+pub fn parse_address(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix_len) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let prefix_len: u8 = prefix_len.parse().ok()?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let for_one = !address.is_unspecified() && !address.is_multicast();
+    (for_one && (1..=bits).contains(&prefix_len)).then_some((address, prefix_len))
+}
+
 impl FromStr for PortSpec {
     type Err = ParseSpecError;
 
@@ -168,6 +179,16 @@ mod tests {
             "vhost-user:/run/a.sock,queues=2",
         ] {
             assert_eq!(text.parse::<PortSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn addresses_are_a_hosts_on_its_network() {
+        assert_eq!(parse_address("192.168.1.1/24"), Some(([192, 168, 1, 1].into(), 24)));
+        assert_eq!(parse_address("fd00::1/64").map(|(_, prefix_len)| prefix_len), Some(64));
+        for text in ["", "192.168.1.1", "192.168.1.1/33", "192.168.1.1/0", "0.0.0.0/8", "224.0.0.1/4", "a/24"]
+        {
+            assert_eq!(parse_address(text), None, "{text}");
         }
     }
 
