@@ -11,9 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::accel::{self, KvmFacts};
 use crate::disk;
+use crate::firmware::{self, Uefi};
 use crate::guest::Qemu;
 use crate::identity::cloud_init;
-use crate::lab::{Boot, Configure, Lab, Link, Network};
+use crate::lab::{Boot, Configure, Firmware, Lab, Link, Network};
 use crate::link;
 use crate::names::{self, Subnet};
 use crate::places::{Places, User};
@@ -39,6 +40,7 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
                 fs::File::open(file).with_context(|| format!("guest {}: {}", guest.name, file.display()))?;
             }
         }
+        clones.extend(Some(places.variables(&guest.name)).filter(|path| path.exists()));
         let clone = places.clone_of(&guest.name);
         if let Boot::Base(base, _) = &guest.boot
             && clone.exists()
@@ -60,6 +62,10 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
             let public = public_key(key);
             fs::File::open(&public).with_context(|| public.display().to_string())?;
         }
+    }
+    let mut uefi = None;
+    if lab.guests.iter().any(|guest| guest.firmware == Firmware::Uefi) {
+        uefi = Some(Uefi::find(Path::is_file).context(firmware::MISSING)?);
     }
     let vswitch = vswitch()?;
     let no_taps = link::taps(user, &vswitch);
@@ -87,6 +93,7 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         roots,
         vswitch,
         qemu: qemu()?,
+        uefi,
         accels,
         ssh_ports: ssh_ports(lab, user.uid, recorded)?,
         formats,

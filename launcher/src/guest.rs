@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::accel::Accel;
 use crate::command::{Command, option};
+use crate::firmware::Uefi;
 use crate::install::Install;
 use crate::lab::{Boot, DiskBus, Display, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Machine, Model, Nic};
 use crate::link::Attachment;
@@ -43,6 +44,8 @@ pub struct GuestFacts<'f> {
     pub qemu: &'f Qemu,
     /// What runs the guest's code.
     pub accel: Accel,
+    /// What its board starts with, where that is UEFI.
+    pub uefi: Option<&'f Uefi>,
     /// The host's port that leads to the guest's port 22.
     pub ssh_port: Option<u16>,
     /// The image it writes to, with its format.
@@ -95,6 +98,7 @@ fn arguments(lab: &Lab, guest: &Guest, facts: &GuestFacts<'_>) -> Vec<String> {
         }
     }
     shed_rights(&mut line, facts);
+    firmware(&mut line, guest, facts);
     monitor_and_console(&mut line, guest, facts);
     if let Some(install) = facts.install {
         install_from(&mut line, guest, install, facts);
@@ -139,6 +143,14 @@ fn shed_rights(line: &mut Line, facts: &GuestFacts<'_>) {
     }
 }
 
+/// OVMF in two flash chips: the code, and the guest's own variables.
+fn firmware(line: &mut Line, guest: &Guest, facts: &GuestFacts<'_>) {
+    let Some(uefi) = facts.uefi else { return };
+    let flash = |unit, format, rest, path| format!("if=pflash,unit={unit},format={format}{rest},file={path}");
+    line.pair("-drive", flash(0, "raw", ",readonly=on", option(&uefi.code)));
+    line.pair("-drive", flash(1, "qcow2", "", option(facts.places.variables(&guest.name))));
+}
+
 fn monitor_and_console(line: &mut Line, guest: &Guest, facts: &GuestFacts<'_>) {
     let places = facts.places;
     let socket = |path: PathBuf| format!("path={},server=on,wait=off", option(path));
@@ -171,16 +183,22 @@ fn install_from(line: &mut Line, guest: &Guest, install: &Install, facts: &Guest
             }
         }
     }
-    line.pair(
-        "-drive",
-        format!("file={},format=raw,media=cdrom,if=ide,index=2,readonly=on", option(&install.iso)),
-    );
+    let iso = format!("file={},format=raw,media=cdrom", option(&install.iso));
+    match facts.uefi {
+        None => line.pair("-drive", format!("{iso},if=ide,index=2,readonly=on")),
+        // It knows no `-boot order`, and would start what the disk holds already.
+        Some(_) => {
+            line.pair("-drive", format!("{iso},if=none,id=iso,readonly=on"));
+            line.pair("-device", "ide-cd,drive=iso,bus=ide.2,bootindex=0");
+        }
+    }
     if install.seed.is_some() {
         let seed = option(facts.places.seed(&guest.name));
         line.pair("-drive", format!("file={seed},format=raw,if=none,id=seed,readonly=on"));
         line.pair("-device", format!("virtio-blk-pci,drive=seed,addr={SEED_SLOT:#x}"));
     }
     match &install.kernel {
+        None if facts.uefi.is_some() => {}
         None => line.pair("-boot", "order=d"),
         Some(kernel) => {
             line.pair("-kernel", kernel.kernel.to_string_lossy());
@@ -290,12 +308,14 @@ mod tests {
         let roots = Roots { run: "/run/vlab".into(), state: "/s".into(), data: "/d".into() };
         let qemu = Qemu { program: "qemu-system-x86_64".into(), version };
         let guest = &lab.guests[0];
+        let uefi = Uefi { code: "/o/CODE.fd".into(), variables: "/o/VARS.fd".into() };
         let facts = GuestFacts {
             links,
             drop,
             places: &roots.lab("ping"),
             qemu: &qemu,
             accel: Accel::Tcg,
+            uefi: (guest.firmware == crate::lab::Firmware::Uefi).then_some(&uefi),
             ssh_port: guest.internet.then_some(20_022),
             disk: guest.image().map(|_| (Path::new("/d/ping/zero,1.qcow2"), "qcow2")),
             credentials: if guest.credentialed() { 2 } else { 0 },
@@ -361,6 +381,15 @@ mod tests {
             "{virtio}"
         );
         assert!(virtio.contains("-machine q35,accel=tcg") && !virtio.contains("serial"), "{virtio}");
+    }
+
+    #[test]
+    fn uefi_is_a_chip_for_all_and_one_of_its_own() {
+        let line = line("base = \"b\"\nfirmware = \"uefi\"", &Drop::Nothing, (10, 0));
+        assert!(line.contains(" -machine q35,"), "{line}");
+        let chips = " -drive if=pflash,unit=0,format=raw,readonly=on,file=/o/CODE.fd \
+            -drive if=pflash,unit=1,format=qcow2,file=/d/ping/zero.uefi.qcow2 ";
+        assert!(line.contains(chips), "{line}");
     }
 
     #[test]

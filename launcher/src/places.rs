@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 /// Longest path of a unix socket, in bytes: `sun_path` less its NUL.
 pub const SOCKET_PATH_LEN_MAX: usize = 107;
 
+/// How files with a guest's UEFI variables end: images, like the clones beside
+/// them, so that snapshots hold them as well.
+pub const VARIABLES: &str = ".uefi.qcow2";
+
 /// What QEMU has to do not to be root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drop {
@@ -234,6 +238,11 @@ impl Places {
     /// The host keys that the lab's guests showed.
     pub fn known_hosts(&self) -> PathBuf {
         self.data.join("known_hosts")
+    }
+
+    /// What UEFI remembers for `guest`: its boot entries.
+    pub fn variables(&self, guest: &str) -> PathBuf {
+        self.data.join(format!("{guest}{VARIABLES}"))
     }
 
     /// The linked clone of `guest`.

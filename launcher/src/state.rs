@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,9 @@ pub struct SwitchRecord {
     pub config: PathBuf,
     /// The interfaces it was told to make.
     pub interfaces: Vec<String>,
-    /// Its guests' ports: name, and what they are.
+    /// The host's own place on it.
+    pub host: Option<HostRecord>,
+    /// Its guests' ports, and the host's: name, and what they are.
     pub ports: BTreeMap<String, PortRecord>,
     /// Everything else that its configuration says.
     pub settings: String,
@@ -59,7 +62,16 @@ pub struct SwitchRecord {
     pub log: PathBuf,
 }
 
-/// A guest's port on a switch.
+/// The host's own leg on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Its address there.
+    pub address: Ipv4Addr,
+    /// The interface, which lives as long as the switch.
+    pub interface: String,
+}
+
+/// A port on a switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRecord {
     /// As in `vswitch.toml`.

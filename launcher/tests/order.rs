@@ -53,6 +53,7 @@ fn steps_of(text: &str, places: &Places) -> Vec<Step> {
         vswitch: "/bin/vswitch".into(),
         qemu: Qemu { program: "qemu-system-x86_64".into(), version: (10, 0) },
         accels: names.iter().map(|name| (name.clone(), (Accel::Tcg, None))).collect(),
+        uefi: None,
         ssh_ports: names.iter().cloned().zip(20_000..).collect(),
         formats: BTreeMap::from([(PathBuf::from("/l/arch.qcow2"), "qcow2".to_owned())]),
         clones: BTreeSet::new(),
@@ -411,6 +412,10 @@ fn a_changed_file_names_what_differs_and_nothing_else() {
 
     let aged = changes(&LAB.replace("subnet =", "switch = { ageing = \"9s\" }\nsubnet ="), &[]);
     assert_eq!(aged.restart_switches, ["ping-lan"]);
+
+    let legged = changes(&LAB.replace("subnet =", "host = \"192.168.1.1\"\nsubnet ="), &[]);
+    assert_eq!(legged.add_ports, pairs(&[("ping-lan", "host")]));
+    assert!(legged.recreate.is_empty() && legged.restart_switches.is_empty(), "{legged:?}");
 
     let relinked = changes(&LAB.replace("subnet =", "link = \"stream\"\nsubnet ="), &[]);
     let ports: BTreeSet<&str> = relinked.add_ports.iter().map(|(_, port)| port.as_str()).collect();

@@ -1,12 +1,14 @@
 //! `vlab down`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use vlab::down::{Options, Report, take_down};
+use vlab::facts;
 use vlab::lock::Lock;
+use vlab::places::{Places, VARIABLES};
 use vlab::process;
 use vlab::runner::{self, Machine};
 use vlab::state::State;
@@ -28,6 +30,9 @@ pub fn run(target: &Target, disks: bool, grace: Duration) -> Result<()> {
     let options = Options { grace, disks, boot_id: process::boot_id()? };
     let mut machine = Machine::new(target.user.clone());
     let report = take_down(&store, std::slice::from_ref(&places.run), &options, &mut machine)?;
+    if disks {
+        forget(&places);
+    }
     if target.global.json {
         let kept = if disks { &[][..] } else { &store.state.clones };
         return print_json(&json!({ "lab": store.state.lab, "report": report, "kept": kept }));
@@ -53,7 +58,7 @@ fn summary(state: &State, report: &Report) -> String {
         .iter()
         .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
         .collect();
-    let clones = state.clones.iter().filter(|clone| clone.exists()).count();
+    let clones = count_clones(&state.clones.iter().filter(|clone| clone.exists()).collect::<Vec<_>>());
     let plural = if clones == 1 { "" } else { "s" };
     if clones > 0 {
         kept.push(format!("{clones} clone{plural} (delete: vlab down --disks)"));
@@ -62,10 +67,22 @@ fn summary(state: &State, report: &Report) -> String {
         text.push_str(&format!(" Kept: {}.", kept.join(", ")));
     }
     if !report.removed.is_empty() {
-        let plural = if report.removed.len() == 1 { "" } else { "s" };
-        text.push_str(&format!(" Deleted {} clone{plural}.", report.removed.len()));
+        let clones = count_clones(&report.removed);
+        let plural = if clones == 1 { "" } else { "s" };
+        text.push_str(&format!(" Deleted {clones} clone{plural}."));
     }
     text + "\n"
+}
+
+/// Removes the folder of a lab's clones, where nothing else is in it.
+fn forget(places: &Places) {
+    // As root it has the logs as well, and stays.
+    let _ = std::fs::remove_dir(&places.data);
+}
+
+/// Clones alone; what UEFI remembers for their guests goes with them.
+fn count_clones(images: &[impl AsRef<Path>]) -> usize {
+    images.iter().filter(|path| !path.as_ref().to_string_lossy().ends_with(VARIABLES)).count()
 }
 
 /// There is no state: it is down already, or never was up. Clones may be left,
@@ -85,21 +102,28 @@ fn nothing(target: &Target, disks: bool) -> Result<()> {
             Some(name) => name.clone(),
             None => target.lab().context("which lab's disks?")?.0.name,
         };
-        let folder = target.roots.lab(&name).data;
-        for file in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let places = target.roots.lab(&name);
+        for file in std::fs::read_dir(&places.data).into_iter().flatten().flatten() {
             if file.path().extension().is_some_and(|extension| extension == "qcow2") {
                 std::fs::remove_file(file.path())?;
                 removed.push(file.path());
             }
         }
+        let key = places.ssh_key();
+        for path in [facts::public_key(&key), key, places.known_hosts()] {
+            // Where it is not, there is nothing to do.
+            let _ = std::fs::remove_file(path);
+        }
+        forget(&places);
     }
+    let count = count_clones(&removed);
     if target.global.json {
         return print_json(
             &json!({ "lab": target.name_for_humans(), "report": Report { removed, ..Report::default() }, "kept": [] }),
         );
     }
     let name = target.name_for_humans();
-    let deleted = match removed.len() {
+    let deleted = match count {
         0 => String::new(),
         1 => "; deleted 1 clone".to_owned(),
         n => format!("; deleted {n} clones"),

@@ -79,7 +79,11 @@ pub fn monitor(target: &Target, guest: &str, command: &[String]) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         // A connection for each line: QEMU serves one client at a time, and
         // `vlab status` wants its turn.
-        print(&connect(&guest)?.human(&line?)?);
+        let said = connect(&guest)?.human(&line?)?;
+        match target.global.json {
+            true => print_json(&json!({ "guest": guest.name, "said": said }))?,
+            false => print(&said),
+        }
         ask();
     }
     Ok(())
@@ -131,14 +135,14 @@ pub fn snapshot(target: &Target, what: &Snapshot) -> Result<()> {
     let mut ready = Vec::new();
     for guest in &guests {
         let mut qmp = connect(guest)?;
-        let node = disk_node(&mut qmp)
+        let nodes = image_nodes(&mut qmp)
             .with_context(|| format!("guest {} has no qcow2 disk to keep a snapshot in", guest.name))?;
-        ready.push((guest, qmp, node));
+        ready.push((guest, qmp, nodes));
     }
-    for (guest, qmp, node) in &mut ready {
-        let mut arguments = json!({ "tag": tag, "devices": [node] });
+    for (guest, qmp, nodes) in &mut ready {
+        let mut arguments = json!({ "tag": tag, "devices": nodes });
         if verb != "snapshot-delete" {
-            arguments["vmstate"] = json!(node);
+            arguments["vmstate"] = json!(nodes[0]);
         }
         let running = qmp.status()? == "running";
         qmp.job(verb, arguments, SNAPSHOT).with_context(|| format!("guest {}", guest.name))?;
@@ -155,15 +159,21 @@ pub fn snapshot(target: &Target, what: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// QEMU's name for the guest's writable qcow2 disk.
-fn disk_node(qmp: &mut Qmp) -> Option<String> {
+/// QEMU's names for the guest's writable qcow2 images: the disk first, which the
+/// memory goes to, then UEFI's variables.
+fn image_nodes(qmp: &mut Qmp) -> Option<Vec<String>> {
     let devices = qmp.call("query-block").ok()?;
     let holds = |device: &&Value| {
         let inserted = &device["inserted"];
         inserted["drv"] == "qcow2" && inserted["ro"] == false
     };
-    let device = devices.as_array()?.iter().find(holds)?;
-    Some(device["inserted"]["node-name"].as_str()?.to_owned())
+    let is_flash = |device: &Value| device["device"].as_str().is_some_and(|name| name.starts_with("pflash"));
+    let mut held: Vec<&Value> = devices.as_array()?.iter().filter(holds).collect();
+    held.sort_by_key(|device| is_flash(device));
+    if held.first().is_none_or(|device| is_flash(device)) {
+        return None;
+    }
+    held.into_iter().map(|device| Some(device["inserted"]["node-name"].as_str()?.to_owned())).collect()
 }
 
 /// Shows a guest's screen in a VNC viewer.

@@ -37,8 +37,8 @@ use crate::commands::target::Target;
 /// What to tell the user.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        Command::Completions { shell } => return completions(*shell).map(done),
-        Command::Man { folder } => return man(folder.as_deref()).map(done),
+        Command::Completions { shell } => return completions(*shell, cli.global.json).map(done),
+        Command::Man { folder } => return man(folder.as_deref(), cli.global.json).map(done),
         Command::Schema => {
             print(lab::SCHEMA);
             return Ok(done(()));
@@ -259,21 +259,31 @@ fn logs(guest: &GuestRecord, qemu: bool, follow: bool, json: bool) -> Result<()>
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<()> {
+fn completions(shell: clap_complete::Shell, json: bool) -> Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "vlab", &mut text);
-    print(&String::from_utf8(text)?);
+    let text = String::from_utf8(text)?;
+    if json {
+        return print_json(&json!({ "shell": shell.to_string(), "script": text }));
+    }
+    print(&text);
     Ok(())
 }
 
-fn man(folder: Option<&Path>) -> Result<()> {
-    match folder {
-        Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            print(&String::from_utf8(page)?);
+fn man(folder: Option<&Path>, json: bool) -> Result<()> {
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        let page = String::from_utf8(page)?;
+        if json {
+            return print_json(&json!({ "page": page }));
         }
+        print(&page);
+        return Ok(());
+    };
+    clap_mangen::generate_to(Cli::command(), folder)?;
+    if json {
+        return print_json(&json!({ "folder": folder }));
     }
     Ok(())
 }

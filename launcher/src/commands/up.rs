@@ -280,7 +280,9 @@ pub fn report_up(target: &Target, places: &Places, since: Since<'_>) -> Result<(
     let times = if let Since::Now(times) = since { Some(times) } else { None };
     let mut rows: Vec<Vec<String>> = Vec::new();
     for switch in &state.switches {
-        rows.push(vec![switch.network.clone(), switch.link.clone(), "ready".to_owned()]);
+        let mut row = vec![switch.network.clone(), switch.link.clone(), "ready".to_owned()];
+        row.extend(switch.host.iter().map(|host| format!("host {} ({})", host.address, host.interface)));
+        rows.push(row);
     }
     for (index, guest) in state.guests.iter().enumerate() {
         let took = times.and_then(|times| times.get(index).copied());
@@ -295,8 +297,16 @@ pub fn report_up(target: &Target, places: &Places, since: Since<'_>) -> Result<(
         rows.push(row);
     }
     print(&status::columns(&rows));
-    let console = state.guests.iter().find(|guest| guest.serial.is_some());
-    let console = console.map(|guest| format!("vlab console {} (Ctrl-] leaves), ", guest.name));
-    print(&format!("next: {}vlab status, vlab down\n", console.unwrap_or_default()));
+    print(&format!("next: {}vlab down\n", what_next(&state.guests)));
     Ok(())
+}
+
+/// What can be done with the first guest that has it: `vlab console zero (Ctrl-]
+/// leaves), vlab ssh zero, `.
+fn what_next(guests: &[GuestRecord]) -> String {
+    let console = guests.iter().find(|guest| guest.serial.is_some());
+    let console = console.map(|guest| format!("vlab console {} (Ctrl-] leaves), ", guest.name));
+    let ssh = guests.iter().find(|guest| guest.ssh_port.is_some() && guest.ssh_key.is_some());
+    let then = ssh.map_or("vlab status, ".to_owned(), |guest| format!("vlab ssh {}, ", guest.name));
+    console.unwrap_or_default() + &then
 }

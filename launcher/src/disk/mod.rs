@@ -59,6 +59,12 @@ pub fn clone_command(base: &Path, format: &str, part: &Path, size: Option<&str>)
     Command::new(argv)
 }
 
+/// The command that makes `part` a copy of `from`, as a qcow2 image.
+pub fn copy_command(from: &Path, format: &str, part: &Path) -> Command {
+    let words = [QEMU_IMG, "convert", "-q", "-f", format, "-O", "qcow2", &text(from), &text(part)];
+    Command::new(words.map(str::to_owned).to_vec())
+}
+
 /// Makes an empty qcow2 image of `size` (qemu-img's notation: `8G`).
 ///
 /// # Errors
@@ -93,7 +99,11 @@ pub fn fetch(url: &str, sum: &str, path: &Path, existing: Existing, known: &[Pat
     })
 }
 
-fn check_size(size: &str) -> Result<()> {
+/// Fails on what is no size: `512M`, `8G`, `1T`.
+///
+/// # Errors
+/// It is none.
+pub fn check_size(size: &str) -> Result<()> {
     let digits = size.trim_end_matches(['K', 'M', 'G', 'T']);
     let plain = size.len() - digits.len() <= 1 && digits.bytes().all(|byte| byte.is_ascii_digit());
     if !plain || !digits.bytes().any(|byte| byte != b'0') {
@@ -124,9 +134,7 @@ pub fn clone(base: &Path, path: &Path, kind: Kind, existing: Existing, known: &[
     let format = format(&base)?;
     make::image(path, existing, |part| match kind {
         Kind::Linked => clone_command(&base, &format, part, None).argv,
-        Kind::Full => [QEMU_IMG, "convert", "-q", "-f", &format, "-O", "qcow2", &text(&base), &text(part)]
-            .map(str::to_owned)
-            .to_vec(),
+        Kind::Full => copy_command(&base, &format, part).argv,
     })
 }
 

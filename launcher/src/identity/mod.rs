@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 use vswitch::frame::MacAddr;
 
+use crate::host_leg;
 use crate::lab::{Address, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab};
 use crate::names;
 
@@ -139,7 +140,8 @@ pub fn of(lab: &Lab, guest: &Guest) -> Identity {
 }
 
 /// Names of the guests on `guest`'s networks, its own with them: `one.lan` on
-/// each network, and plain `one` where it is reached first.
+/// each network, and plain `one` where it is reached first. The host itself is
+/// `host.lan` where it takes part.
 fn hosts(lab: &Lab, guest: &Guest) -> Vec<(Ipv4Addr, Vec<String>)> {
     let mut hosts = Vec::new();
     for other in &lab.guests {
@@ -151,6 +153,12 @@ fn hosts(lab: &Lab, guest: &Guest) -> Vec<(Ipv4Addr, Vec<String>)> {
                 names.extend(plain.take());
                 hosts.push((address, names));
             }
+        }
+    }
+    for network in &lab.networks {
+        let reached = guest.nics.iter().any(|own| own.network == network.name);
+        if let Some(address) = network.host.filter(|_| reached) {
+            hosts.push((address, vec![format!("{}.{}", host_leg::NAME, network.name)]));
         }
     }
     hosts
@@ -195,6 +203,11 @@ mod tests {
             ]
         );
         assert_eq!(zero.hosts_lines(), "192.168.1.150 zero.lan zero\n192.168.1.151 one.lan one\n");
+        let text = "[networks.lan]\nsubnet = \"10.0.0.0/24\"\nhost = \"10.0.0.1\"\n\
+            [guests.a]\nkernel = \"k\"\nnics = [{ network = \"lan\", address = \"10.0.0.2\" }]\n";
+        let lab =
+            crate::lab::parse(text, std::path::Path::new("lab.toml"), std::path::Path::new("/l")).unwrap();
+        assert_eq!(of(&lab, &lab.guests[0]).hosts_lines(), "10.0.0.2 a.lan a\n10.0.0.1 host.lan\n");
         assert!(zero.machine_id().len() == 32 && !zero.machine_id().contains('-'));
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::reader::{LabError, Source};
 use super::{Address, Boot, Guest, Link, Model, Network};
+use crate::host_leg;
 
 /// Checks `guests` (each with its place in the file) against each other and
 /// completes them.
@@ -17,6 +18,7 @@ pub fn between(
     source: Source<'_>,
 ) -> Result<(), LabError> {
     claimed_once(guests, source)?;
+    leave_the_host_its_own(guests, networks, source)?;
     fit_their_links(guests, networks, source)?;
     choose_addresses(guests, networks, source)?;
     for (at, guest) in guests {
@@ -71,6 +73,31 @@ fn claimed_once(guests: &[(usize, Guest)], source: Source<'_>) -> Result<(), Lab
     Ok(())
 }
 
+/// Where the host has a leg, its address and its port's name are taken.
+fn leave_the_host_its_own(
+    guests: &[(usize, Guest)],
+    networks: &[Network],
+    source: Source<'_>,
+) -> Result<(), LabError> {
+    for network in networks {
+        let Some(host) = network.host else { continue };
+        for (at, guest) in guests {
+            let mut nics = guest.nics.iter().filter(|nic| nic.network == network.name).peekable();
+            if nics.peek().is_some() && guest.name == host_leg::NAME {
+                let message = format!("network {} calls the host itself so (`host`)", network.name);
+                return Err(
+                    source.fault(*at, format!("guest {}: {message}: choose another name", guest.name))
+                );
+            }
+            if nics.any(|nic| nic.address == Address::Static(host)) {
+                let message = format!("{host} is the host's own address on {} (`host`)", network.name);
+                return Err(source.fault(*at, format!("guest {}: {message}", guest.name)));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What only some links have is not asked of others.
 fn fit_their_links(
     guests: &[(usize, Guest)],
@@ -119,6 +146,7 @@ fn choose_addresses(
                 Address::Static(address) => Some(address),
                 Address::Auto | Address::Dhcp | Address::None => None,
             })
+            .chain(network.host)
             .collect();
         for (at, guest) in &mut *guests {
             for nic in &mut guest.nics {

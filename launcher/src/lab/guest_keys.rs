@@ -9,9 +9,10 @@ use vswitch::port::{Kind, PortSpec};
 
 use super::reader::{Item, Keys, LabError};
 use super::{
-    AccelChoice, Address, Boot, Configure, DiskBus, Display, Forward, Guest, Machine, Model, NICS_MAX,
-    Network, Nic, Ready,
+    AccelChoice, Address, Boot, Configure, DiskBus, Display, Firmware, Forward, Guest, Machine, Model,
+    NICS_MAX, Network, Nic, Ready,
 };
+use crate::disk;
 use crate::identity::render::Renderer;
 use crate::names;
 
@@ -27,14 +28,9 @@ pub struct Context<'c> {
     pub networks: &'c [Network],
 }
 
-/// Keys that this version does not build, with the values that ask for
-/// nothing and are taken.
-const NOT_BUILT: [(&str, &[&str], &str); 1] = [("firmware", &["bios"], "any firmware but \"bios\"")];
-
 /// Reads one guest. `None` when it boots from nothing, which `[defaults]` may.
 /// Automatic addresses are left [`Address::None`] for `check` to choose.
 pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest>, LabError> {
-    refuse_what_is_not_built(keys)?;
     let boot = read_boot(keys, context.folder)?;
     let memory_mib = match keys.item("memory") {
         Some(item) => memory(item.text()?).map_err(|e| item.fault(e))?,
@@ -51,8 +47,7 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
         Some(item) => Some(item.text()?.to_owned()).filter(|text| text != "auto"),
         None => None,
     };
-    let words = [("pc", Some(Machine::Pc)), ("q35", Some(Machine::Q35))];
-    let machine = keys.item("machine").map_or(Ok(Machine::Pc), |item| item.word(&words))?;
+    let (machine, firmware) = read_board(keys)?;
     let words = [("virtio", Some(DiskBus::Virtio)), ("ide", Some(DiskBus::Ide))];
     let disk_bus = keys.item("disk_bus").map_or(Ok(DiskBus::Virtio), |item| item.word(&words))?;
     let words = Display::ALL.map(|(name, display)| (name, Some(display)));
@@ -100,6 +95,7 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
         accel,
         cpu,
         machine,
+        firmware,
         disk_bus,
         serial,
         internet,
@@ -119,14 +115,20 @@ pub fn read_guest(keys: &Keys<'_>, context: &Context<'_>) -> Result<Option<Guest
     }))
 }
 
-fn refuse_what_is_not_built(keys: &Keys<'_>) -> Result<(), LabError> {
-    for (key, fine, what) in NOT_BUILT {
-        let Some(item) = keys.item(key) else { continue };
-        if !fine.contains(&item.text()?) {
-            return Err(item.unavailable(what));
+/// UEFI is built for the newer board, which is the default with it.
+fn read_board(keys: &Keys<'_>) -> Result<(Machine, Firmware), LabError> {
+    let words = [("bios", Some(Firmware::Bios)), ("uefi", Some(Firmware::Uefi))];
+    let firmware = keys.item("firmware").map_or(Ok(Firmware::Bios), |item| item.word(&words))?;
+    let words = [("pc", Some(Machine::Pc)), ("q35", Some(Machine::Q35))];
+    let machine = keys.item("machine").map(|item| Ok((item.word(&words)?, item))).transpose()?;
+    match (firmware, machine) {
+        (Firmware::Uefi, Some((Machine::Pc, item))) => {
+            Err(item.fault("`firmware = \"uefi\"` is for machine q35: write that, or leave `machine` out"))
         }
+        (_, Some((machine, _))) => Ok((machine, firmware)),
+        (Firmware::Bios, None) => Ok((Machine::Pc, firmware)),
+        (Firmware::Uefi, None) => Ok((Machine::Q35, firmware)),
     }
-    Ok(())
 }
 
 fn read_boot(keys: &Keys<'_>, folder: &Path) -> Result<Option<Boot>, LabError> {
@@ -149,7 +151,7 @@ fn read_boot(keys: &Keys<'_>, folder: &Path) -> Result<Option<Boot>, LabError> {
     {
         return Err(stray.fault("`size` is a clone's: it goes with `base`"));
     }
-    let size = size.map(|item| item.text().map(str::to_owned)).transpose()?;
+    let size = size.map(|item| image_size(&item)).transpose()?;
     Ok(match (base, disk, kernel) {
         (None, None, None) => None,
         (Some(base), None, None) => Some(Boot::Base(path(&base)?, size)),
@@ -161,6 +163,15 @@ fn read_boot(keys: &Keys<'_>, folder: &Path) -> Result<Option<Boot>, LabError> {
         }),
         (_, Some(second), None) | (_, _, Some(second)) => return Err(both(second)),
     })
+}
+
+/// A size in qemu-img's notation.
+fn image_size(item: &Item<'_>) -> Result<String, LabError> {
+    let text = item.text()?;
+    match disk::check_size(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(e) => Err(item.fault(e.to_string())),
+    }
 }
 
 fn sha256(item: &Item<'_>) -> Result<String, LabError> {

@@ -50,6 +50,8 @@ pub struct Network {
     pub subnet: Option<Subnet>,
     /// Largest layer-3 packet in bytes, on ports and guests.
     pub mtu: u16,
+    /// The host's own address here, if it takes part.
+    pub host: Option<Ipv4Addr>,
     /// Further switch ports, as in `vswitch.toml`.
     pub ports: Vec<toml::Value>,
     /// `[switch]` keys passed on to `vswitch.toml`.
@@ -108,6 +110,16 @@ pub enum Machine {
     Pc,
     /// Q35.
     Q35,
+}
+
+/// What a guest's board starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// SeaBIOS, which QEMU brings.
+    Bios,
+    /// OVMF, which the distribution packs by itself.
+    Uefi,
 }
 
 /// Where a guest's screen is seen.
@@ -192,6 +204,8 @@ pub struct Guest {
     pub cpu: Option<String>,
     /// Board.
     pub machine: Machine,
+    /// What the board starts with.
+    pub firmware: Firmware,
     /// Bus of the disk.
     pub disk_bus: DiskBus,
     /// Whether there is a serial console.

@@ -5,6 +5,7 @@
 //! and ignored. `docs/vlab.md` has the grammar; a guest's keys are read in
 //! `guest_keys`, what holds between guests is checked in `check`.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -108,9 +109,7 @@ fn read_network(name: &str, item: &Item<'_>) -> Result<Network, LabError> {
         Some(item) => u16::try_from(item.integer(68..=65_521)?).unwrap_or(u16::MAX),
         None => 1500,
     };
-    if let Some(host) = keys.item("host") {
-        return Err(host.unavailable("a host leg (`host`)"));
-    }
+    let host = keys.item("host").map(|item| read_host(&item, name, subnet)).transpose()?;
     let mut ports = Vec::new();
     for port in keys.item("ports").map_or(Ok(Vec::new()), |item| item.list())? {
         if port.is_text() {
@@ -128,5 +127,16 @@ fn read_network(name: &str, item: &Item<'_>) -> Result<Network, LabError> {
         switch.insert(key.to_owned(), value.value()?);
     }
     keys.finish()?;
-    Ok(Network { name: name.to_owned(), link, subnet, mtu, ports, switch })
+    Ok(Network { name: name.to_owned(), link, subnet, mtu, host, ports, switch })
+}
+
+fn read_host(item: &Item<'_>, network: &str, subnet: Option<Subnet>) -> Result<Ipv4Addr, LabError> {
+    let text = item.text()?;
+    let address: Ipv4Addr =
+        text.parse().map_err(|_| item.fault(format!("`host` is an IPv4 address, not `{text}`")))?;
+    match subnet {
+        Some(subnet) if subnet.holds(address) => Ok(address),
+        Some(subnet) => Err(item.fault(format!("{address} is no host address of {network}'s {subnet}"))),
+        None => Err(item.fault(format!("network {network} has no `subnet`, which `host` is an address of"))),
+    }
 }

@@ -148,7 +148,6 @@ fn wrong_values_are_refused() {
 #[test]
 fn what_is_not_built_is_refused_at_its_place() {
     for (keys, place) in [
-        ("firmware = \"uefi\"", "6:12"),
         ("nics = [{ network = \"lan\", impair = { delay = \"10ms\" } }]", "6:37"),
         ("nics = [{ network = \"lan\", queues = 4 }]", "6:37"),
     ] {
@@ -158,7 +157,50 @@ fn what_is_not_built_is_refused_at_its_place() {
         assert!(fault.contains("not available in this version"), "{fault}");
         assert!(fault.starts_with(&format!("lab.toml:{place}:")), "{fault}");
     }
-    assert!(read("[networks.lan]\nhost = \"10.0.0.1\"\n").unwrap_err().message.contains("not available"));
+}
+
+#[test]
+fn the_host_has_an_address_and_a_name_of_its_own() {
+    let lab = |host: &str, guest: &str, address: &str| {
+        read(&format!(
+            "[networks.lan]\nsubnet = \"10.0.0.0/30\"\nhost = \"{host}\"\n[networks.dmz]\n\
+             [guests.{guest}]\nkernel = \"k\"\nnics = [{{ network = \"lan\", address = \"{address}\" }}]\n"
+        ))
+    };
+    let read_back = lab("10.0.0.1", "a", "auto").unwrap();
+    assert_eq!(read_back.networks[0].host, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    assert_eq!(
+        read_back.guests[0].nics[0].address,
+        Address::Static(Ipv4Addr::new(10, 0, 0, 2)),
+        "what is left"
+    );
+    for (host, guest, address, place, expected) in [
+        ("10.0.1.1", "a", "auto", (3, 8), "no host address of lan's 10.0.0.0/30"),
+        ("10.0.0.0", "a", "auto", (3, 8), "no host address of lan's"),
+        ("zero", "a", "auto", (3, 8), "`host` is an IPv4 address, not `zero`"),
+        ("10.0.0.1", "a", "10.0.0.1", (5, 9), "10.0.0.1 is the host's own address on lan"),
+        ("10.0.0.1", "host", "auto", (5, 9), "guest host: network lan calls the host itself so"),
+    ] {
+        let fault = lab(host, guest, address).unwrap_err();
+        assert!(fault.message.contains(expected) && (fault.line, fault.column) == place, "{fault}");
+    }
+    let fault = read("[networks.lan]\nhost = \"10.0.0.1\"\n").unwrap_err();
+    assert!(fault.message.contains("has no `subnet`") && fault.line == 2, "{fault}");
+}
+
+#[test]
+fn uefi_brings_its_board() {
+    for (keys, machine, firmware) in [
+        ("", Machine::Pc, Firmware::Bios),
+        ("firmware = \"bios\"", Machine::Pc, Firmware::Bios),
+        ("firmware = \"uefi\"", Machine::Q35, Firmware::Uefi),
+        ("firmware = \"uefi\"\nmachine = \"q35\"", Machine::Q35, Firmware::Uefi),
+    ] {
+        let read = guest(&format!("kernel = \"k\"\n{keys}")).unwrap();
+        assert_eq!((read.machine, read.firmware), (machine, firmware), "{keys}");
+    }
+    let fault = guest("kernel = \"k\"\nmachine = \"pc\"\nfirmware = \"uefi\"").unwrap_err();
+    assert!(fault.message.contains("is for machine q35") && fault.line == 6, "{fault}");
 }
 
 #[test]

@@ -4,23 +4,24 @@
 //! `vlab plan` prints exactly these steps, `vlab up` carries out exactly these.
 
 mod script;
+mod switch;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::accel::Accel;
 use crate::command::Command;
+use crate::firmware::Uefi;
 use crate::guest::{self, GuestFacts, Qemu};
 use crate::install::Install;
-use crate::lab::{Address, Boot, Configure, FIRST_LAB_SLOT, Guest, INTERNET_SLOT, Lab, Network, Ready};
-use crate::link::{self, Attachment};
+use crate::lab::{Address, Boot, Configure, FIRST_LAB_SLOT, Firmware, Guest, INTERNET_SLOT, Lab, Ready};
+use crate::link::Attachment;
 use crate::names;
 use crate::places::{Places, SOCKET_PATH_LEN_MAX, User};
-use crate::state::{GuestRecord, NicRecord, PortRecord, SwitchRecord};
+use crate::state::{GuestRecord, NicRecord, SwitchRecord};
 
 pub use script::script;
 
@@ -39,11 +40,13 @@ pub struct Facts {
     pub accels: BTreeMap<String, (Accel, Option<String>)>,
     /// Each guest's host port for ssh.
     pub ssh_ports: BTreeMap<String, u16>,
+    /// UEFI, where a guest wants it.
+    pub uefi: Option<Uefi>,
     /// The format of each image that a guest boots from.
     pub formats: BTreeMap<PathBuf, String>,
     /// Guests that run, or are to run, whatever `autostart` says.
     pub started: BTreeSet<String>,
-    /// Clones that are there already.
+    /// Clones, and UEFI's variables, that are there already.
     pub clones: BTreeSet<PathBuf>,
     /// Why the switch cannot have TAPs; `None`: it can.
     pub no_taps: Option<String>,
@@ -147,6 +150,14 @@ pub enum PlanError {
         /// This version.
         has: (u32, u32),
     },
+    /// The host's leg is an interface.
+    #[error("network {network} has `host`, and the host's own leg takes an interface: {why}")]
+    HostLeg {
+        /// The network.
+        network: String,
+        /// Why there can be none.
+        why: String,
+    },
     /// QEMU gives root up, and then may not reach root's socket.
     #[error(
         "guest {0}: link dgram is for QEMU with one user's rights from start to end: run vlab as an ordinary user, or choose another `link`"
@@ -163,7 +174,14 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
     let places = &facts.places;
     let mut steps: Vec<Step> = Vec::new();
     let mut directories = vec![places.run.clone(), places.state.clone()];
-    let kept = |guest: &Guest| matches!(guest.boot, Boot::Base(..)) || guest.keyed();
+    for network in lab.networks.iter().filter(|network| network.host.is_some()) {
+        if let Some(why) = facts.no_taps.clone() {
+            return Err(PlanError::HostLeg { network: network.name.clone(), why });
+        }
+    }
+    let kept = |guest: &Guest| {
+        matches!(guest.boot, Boot::Base(..)) || guest.keyed() || guest.firmware == Firmware::Uefi
+    };
     if lab.guests.iter().any(kept) && places.data != places.state {
         directories.push(places.data.clone());
     }
@@ -172,13 +190,14 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
     for guest in &lab.guests {
         steps.extend(told::steps(lab, guest, facts));
         steps.extend(clone_step(guest, facts));
+        steps.extend(variables_step(guest, facts));
     }
     for network in &lab.networks {
         let path = places.switch_config(&network.name);
-        steps.push(Step::File { path, text: switch_toml(lab, network, facts), key: None });
+        steps.push(Step::File { path, text: switch::switch_toml(lab, network, facts), key: None });
     }
     for network in &lab.networks {
-        steps.push(switch_step(lab, network, facts));
+        steps.push(switch::switch_step(lab, network, facts));
     }
     for guest in &lab.guests {
         let links = guest.nics.iter().map(|nic| Attachment::of(lab, guest, nic, facts));
@@ -201,8 +220,12 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
 /// A socket path is too long.
 pub fn install(lab: &Lab, guest: &Guest, facts: &Facts, install: &Install) -> Result<Vec<Step>, PlanError> {
     let places = &facts.places;
-    let directories = [places.run.clone(), places.state.clone()];
+    let mut directories = vec![places.run.clone(), places.state.clone()];
+    if guest.firmware == Firmware::Uefi && places.data != places.state {
+        directories.push(places.data.clone());
+    }
     let mut steps: Vec<Step> = directories.into_iter().map(|path| Step::Directory { path }).collect();
+    steps.extend(variables_step(guest, facts));
     if let Some(user_data) = &install.seed {
         let files = vec![
             ("meta-data".to_owned(), format!("instance-id: {}\n", names::uuid(&lab.name, &guest.name))),
@@ -253,112 +276,16 @@ fn clone_step(guest: &Guest, facts: &Facts) -> Option<Step> {
     Some(Step::Clone { path, part, commands: vec![command], scratch: Vec::new() })
 }
 
-fn switch_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
-    let mut text =
-        format!("# Written by vlab for network {} of lab {}.\nports = [\n", network.name, lab.name);
-    for (guest, nic) in members(lab, network) {
-        let name = names::numbered(&guest.name, nic.index);
-        let port = port_of(lab, network, guest, nic, facts);
-        // Writing to a String cannot fail, here and below.
-        let _ = writeln!(
-            text,
-            "  {{ spec = {}, name = {}, mtu = {} }},",
-            string(&port.spec),
-            string(&name),
-            port.mtu
-        );
+/// What UEFI remembers, made from the distribution's blank.
+fn variables_step(guest: &Guest, facts: &Facts) -> Option<Step> {
+    let uefi = facts.uefi.as_ref().filter(|_| guest.firmware == Firmware::Uefi)?;
+    let path = facts.places.variables(&guest.name);
+    if facts.clones.contains(&path) {
+        return None;
     }
-    text + &settings_toml(lab, network, facts)
-}
-
-fn string(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
-/// The switch's end of `nic`.
-fn port_of(lab: &Lab, network: &Network, guest: &Guest, nic: &crate::lab::Nic, facts: &Facts) -> PortRecord {
-    PortRecord { spec: Attachment::of(lab, guest, nic, facts).spec(), mtu: network.mtu }
-}
-
-/// All of a switch's configuration but its guests' ports.
-fn settings_toml(lab: &Lab, network: &Network, facts: &Facts) -> String {
-    let mut text = String::new();
-    for port in &network.ports {
-        let _ = writeln!(text, "  {},", inline(port));
-    }
-    let _ = writeln!(text, "]\n\n[switch]\nname = {}", string(&switch_name(&lab.name, &network.name)));
-    let _ = writeln!(text, "owner = {}", string(&facts.user.uid.to_string()));
-    for (key, value) in &network.switch {
-        let _ = writeln!(text, "{} = {}", quote_key(key), inline(value));
-    }
-    text
-}
-
-fn inline(value: &toml::Value) -> String {
-    match value {
-        toml::Value::Table(table) => {
-            let pairs: Vec<_> =
-                table.iter().map(|(key, value)| format!("{} = {}", quote_key(key), inline(value))).collect();
-            format!("{{ {} }}", pairs.join(", "))
-        }
-        toml::Value::Array(list) => format!("[{}]", list.iter().map(inline).collect::<Vec<_>>().join(", ")),
-        toml::Value::String(_)
-        | toml::Value::Integer(_)
-        | toml::Value::Float(_)
-        | toml::Value::Boolean(_)
-        | toml::Value::Datetime(_) => value.to_string(),
-    }
-}
-
-fn quote_key(key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    if bare { key.to_owned() } else { toml::Value::String(key.to_owned()).to_string() }
-}
-
-fn members<'l>(lab: &'l Lab, network: &'l Network) -> impl Iterator<Item = (&'l Guest, &'l crate::lab::Nic)> {
-    lab.guests
-        .iter()
-        .flat_map(|guest| guest.nics.iter().map(move |nic| (guest, nic)))
-        .filter(|(_, nic)| nic.network == network.name)
-}
-
-fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
-    let places = &facts.places;
-    let name = switch_name(&lab.name, &network.name);
-    let config = places.switch_config(&network.name);
-    let (out, log) = (places.switch_out(&network.name), places.switch_log(&network.name));
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let argv = ["setsid", &text(&facts.vswitch), "run", "--config", &text(&config), "--name", &name];
-    let command = Command {
-        argv: argv.into_iter().map(str::to_owned).collect(),
-        stdout: Some(out.clone()),
-        log: Some(log.clone()),
-    };
-    let interfaces = members(lab, network)
-        .filter_map(|(guest, nic)| match Attachment::of(lab, guest, nic, facts) {
-            Attachment::Tap(interface) => Some(interface),
-            Attachment::VhostUser(_) | Attachment::Stream(_) | Attachment::Dgram(_) => None,
-        })
-        .collect();
-    let record = SwitchRecord {
-        network: network.name.clone(),
-        name,
-        link: link::words(lab, network, facts).join("+"),
-        process: None,
-        control: None,
-        argv: command.argv.clone(),
-        config,
-        interfaces,
-        ports: members(lab, network)
-            .map(|(guest, nic)| {
-                (names::numbered(&guest.name, nic.index), port_of(lab, network, guest, nic, facts))
-            })
-            .collect(),
-        settings: settings_toml(lab, network, facts),
-        out,
-        log,
-    };
-    Step::Switch { record: Box::new(record), command }
+    let part = path.with_extension("qcow2.part");
+    let command = crate::disk::copy_command(&uefi.variables, "raw", &part);
+    Some(Step::Clone { path, part, commands: vec![command], scratch: Vec::new() })
 }
 
 /// `links` are those of the guest's NICs; none of them is there in an install.
@@ -384,6 +311,7 @@ fn guest_step(
         places,
         qemu: &facts.qemu,
         accel,
+        uefi: facts.uefi.as_ref().filter(|_| guest.firmware == Firmware::Uefi),
         ssh_port,
         disk: disk.as_ref().map(|(path, format)| (path.as_path(), *format)),
         credentials: told::credentials(lab, guest).len(),
