@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// What is typed in the tutorial, for this ISO. `tar` stands in for pacstrap, a
 /// line of `blkid` for genfstab.
-const DIALOGUE: &str = r"
+pub(crate) const DIALOGUE: &str = r"
 within 5m
 wait live#
 # one Linux partition of the whole disk
@@ -47,7 +47,8 @@ run echo installation: done
 type poweroff -f
 ";
 
-fn lab_file(boot: &str) -> String {
+/// A lab file with these guests.
+pub(crate) fn lab_file(boot: &str) -> String {
     format!(
         r#"
 [networks.lan]

@@ -1,5 +1,6 @@
 //! The internet as a guest's user-mode NIC sees it: a server on the loopback of
-//! the namespace, which QEMU shows to its guest as 10.0.2.2.
+//! the namespace, which QEMU shows to its guest as 10.0.2.2. Or a server of the
+//! host's on a network of the lab.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -13,12 +14,27 @@ const PAGE: &str = "the internet side answers";
 
 /// A web server with one page, until the process ends.
 pub(crate) struct Internet {
+    /// As the guest calls it.
+    address: &'static str,
     port: u16,
 }
 
 impl Internet {
     pub(crate) fn new(ns: &Netns) -> Result<Internet> {
-        let listener = ns.enter(|| TcpListener::bind("127.0.0.1:0"))?;
+        Internet::serve(ns.enter(|| TcpListener::bind("127.0.0.1:0"))?, "10.0.2.2")
+    }
+
+    /// A server at an address that the namespace has.
+    pub(crate) fn at(ns: &Netns, address: &'static str) -> Result<Internet> {
+        Internet::serve(ns.enter(|| TcpListener::bind((address, 0)))?, address)
+    }
+
+    /// The same in the namespace that the test itself is in.
+    pub(crate) fn here() -> Result<Internet> {
+        Internet::serve(TcpListener::bind("127.0.0.1:0")?, "10.0.2.2")
+    }
+
+    fn serve(listener: TcpListener, address: &'static str) -> Result<Internet> {
         let port = listener.local_addr()?.port();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
@@ -29,7 +45,7 @@ impl Internet {
                 let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {len}\r\n\r\n{PAGE}");
             }
         });
-        Ok(Internet { port })
+        Ok(Internet { address, port })
     }
 
     /// Fetches the page from inside `guest`.
@@ -39,7 +55,7 @@ impl Internet {
 
     /// The command by which a guest fetches the page.
     pub(crate) fn fetch(&self) -> String {
-        format!("wget -q -O - http://10.0.2.2:{}/", self.port)
+        format!("wget -q -O - http://{}:{}/", self.address, self.port)
     }
 
     /// Whether what a guest fetched is the page.

@@ -7,12 +7,16 @@
 
 mod change;
 mod debian;
+mod host;
 mod install;
 mod internet;
+mod json;
 mod kill;
 mod lab;
 mod links;
 mod rig;
+mod rootless;
 mod traffic;
 mod tutorial;
+mod uefi;
 mod vhost_user;
