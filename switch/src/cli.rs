@@ -1,12 +1,19 @@
 //! The command line as types, and nothing else: what was typed, not what it
 //! does. Every flag of `run` has the name of its configuration key.
 
+mod live;
+mod pairs;
+
+pub use live::{EventsArgs, LiveCommand, Since};
+pub use pairs::Pairs;
+
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::{Config, ConfigError, Flags, Invoker};
+use crate::config::Flags;
 use crate::frame::MacAddr;
 
 /// A userspace Ethernet switch for virtual machines.
@@ -28,7 +35,8 @@ Examples:
     qemu-system-x86_64 … -netdev tap,id=t0,ifname=tap0,script=no,downscript=no
   vswitch show                              what runs, and what it carried
   vswitch port add netdev:eth1,name=uplink  one port more, while it runs
-  vswitch fdb show --port tap0              who was seen behind a port";
+  vswitch fdb show --port tap0              who was seen behind a port
+  vswitch events --follow                   what happens, as it happens";
 
 /// What to do.
 #[derive(Clone, PartialEq, Debug, Subcommand)]
@@ -38,6 +46,9 @@ pub enum Command {
     /// Ask a running switch.
     #[command(flatten)]
     Client(ClientCommand),
+    /// Watch a running switch.
+    #[command(flatten)]
+    Live(LiveCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -65,9 +76,15 @@ pub enum ClientCommand {
     Port(PortCommand),
     /// Change a running switch: ageing, transparent, pad_runts, busy_poll, fast_path.
     Set {
-        /// As ageing=60s.
-        #[arg(required = true, value_name = "KEY=VALUE", value_parser = pair)]
-        keys: Vec<(String, String)>,
+        /// As ageing=60s, or ageing 60s.
+        #[command(flatten)]
+        keys: Pairs,
+        /// Which switch.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Read the configuration file again, and change what it changed.
+    Reload {
         /// Which switch.
         #[command(flatten)]
         target: Target,
@@ -77,6 +94,9 @@ pub enum ClientCommand {
     Fdb(FdbCommand),
     /// Every counter of every port.
     Stats {
+        /// Print rates and differences every INTERVAL, as 5s, until it is ended.
+        #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s", value_parser = live::interval)]
+        watch: Option<Duration>,
         /// Which switch.
         #[command(flatten)]
         target: Target,
@@ -118,9 +138,9 @@ pub enum PortCommand {
         /// The port.
         #[arg(value_name = "PORT")]
         port: String,
-        /// As isolated=true, mtu=9000.
-        #[arg(required = true, value_name = "KEY=VALUE", value_parser = pair)]
-        keys: Vec<(String, String)>,
+        /// As isolated=true, or mtu 9000.
+        #[command(flatten)]
+        keys: Pairs,
         /// Which switch.
         #[command(flatten)]
         target: Target,
@@ -257,28 +277,28 @@ pub struct RunArgs {
     /// Keep ports apart from the host's own stack: auto, clsact, off [default: auto].
     #[arg(long, value_name = "HOW")]
     pub isolation: Option<String>,
+    /// Print the ready line, the summary and errors as lines of JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
-impl Config {
-    /// What `vswitch run` was told, file and flags.
-    ///
-    /// # Errors
-    /// The first fault, with file, line and column, or the flag.
-    pub fn from_run_args(args: &RunArgs, invoker: &Invoker) -> Result<Config, ConfigError> {
+impl RunArgs {
+    /// What of it configures.
+    pub fn flags(&self) -> Flags {
         let keys = [
-            ("name", &args.name),
-            ("control", &args.control),
-            ("owner", &args.owner),
-            ("ageing", &args.ageing),
-            ("fdb_size", &args.fdb_size),
-            ("transparent", &args.transparent),
-            ("pad_runts", &args.pad_runts),
-            ("busy_poll", &args.busy_poll),
-            ("fast_path", &args.fast_path),
-            ("isolation", &args.isolation),
+            ("name", &self.name),
+            ("control", &self.control),
+            ("owner", &self.owner),
+            ("ageing", &self.ageing),
+            ("fdb_size", &self.fdb_size),
+            ("transparent", &self.transparent),
+            ("pad_runts", &self.pad_runts),
+            ("busy_poll", &self.busy_poll),
+            ("fast_path", &self.fast_path),
+            ("isolation", &self.isolation),
         ];
         let keys = keys.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
-        Config::from_flags(&Flags { file: args.config.clone(), ports: args.ports.clone(), keys }, invoker)
+        Flags { file: self.config.clone(), ports: self.ports.clone(), keys }
     }
 }
 
@@ -294,7 +314,7 @@ mod tests {
     use clap::{CommandFactory as _, FromArgMatches as _};
 
     use super::*;
-    use crate::config::SWITCH_KEYS;
+    use crate::config::{Config, Invoker, SWITCH_KEYS};
 
     fn invoker() -> Invoker {
         Invoker { uid: 0, owner: 0, run_dir: "/run/vswitch".into(), search: Vec::new(), cores: 2 }
@@ -343,7 +363,7 @@ mod tests {
         ];
         let matches = run().try_get_matches_from(words).unwrap();
         let args = RunArgs::from_arg_matches(&matches).unwrap();
-        let config = Config::from_run_args(&args, &invoker()).unwrap();
+        let config = Config::from_flags(&args.flags(), &invoker()).unwrap();
         assert_eq!((config.ports.len(), config.name.as_str(), config.owner), (2, "a", 7));
         assert_eq!((config.settings.ageing.as_secs(), config.settings.fdb_size), (300, 100));
         assert_eq!((config.settings.transparent, config.pad_runts), (true, false));
@@ -360,6 +380,10 @@ mod tests {
             vec!["vswitch", "show", "--name", "a", "--control", "b"],
             vec!["vswitch", "set"],
             vec!["vswitch", "set", "ageing"],
+            vec!["vswitch", "set", "ageing", "60s", "pad_runts"],
+            vec!["vswitch", "stats", "--watch", "1"],
+            vec!["vswitch", "events", "--since", "yesterday"],
+            vec!["vswitch", "events", "--kind", "nonsense"],
             vec!["vswitch", "port", "set", "tap0"],
             vec!["vswitch", "fdb", "add", "02:00:00:00:00:01"],
             vec!["vswitch", "fdb", "del", "nonsense"],

@@ -28,6 +28,8 @@ pub fn execute(command: &ClientCommand, invoker: &Invoker) -> Result<String, Cli
         | Request::PortDel { .. }
         | Request::PortSet { .. }
         | Request::Set { .. }
+        | Request::Reload {}
+        | Request::Events { .. }
         | Request::FdbAdd { .. }
         | Request::FdbDel { .. }
         | Request::FdbFlush { .. } => client.call(&request)?,
@@ -52,7 +54,8 @@ impl ClientCommand {
         match self {
             ClientCommand::Show { target }
             | ClientCommand::Set { target, .. }
-            | ClientCommand::Stats { target }
+            | ClientCommand::Reload { target }
+            | ClientCommand::Stats { target, .. }
             | ClientCommand::Stop { target }
             | ClientCommand::Port(
                 PortCommand::Add { target, .. }
@@ -75,14 +78,15 @@ impl ClientCommand {
             ClientCommand::Show { .. } => Request::Show {},
             ClientCommand::Stats { .. } => Request::Stats {},
             ClientCommand::Stop { .. } => Request::Stop {},
-            ClientCommand::Set { keys, .. } => Request::Set { keys: keys_of(keys) },
+            ClientCommand::Reload { .. } => Request::Reload {},
+            ClientCommand::Set { keys, .. } => Request::Set { keys: keys_of(&keys.0) },
             ClientCommand::Port(port) => match port {
                 PortCommand::Add { spec, keys, .. } => {
                     Request::PortAdd { spec: spec.clone(), keys: keys_of(keys) }
                 }
                 PortCommand::Del { port, .. } => Request::PortDel { name: port.clone() },
                 PortCommand::Set { port, keys, .. } => {
-                    Request::PortSet { name: port.clone(), keys: keys_of(keys) }
+                    Request::PortSet { name: port.clone(), keys: keys_of(&keys.0) }
                 }
                 PortCommand::Show { port, .. } => Request::PortShow { name: port.clone() },
             },
@@ -136,6 +140,8 @@ mod tests {
                 "set ageing=60s transparent=true",
                 r#"{"cmd":"set","keys":{"ageing":"60s","transparent":"true"}}"#,
             ),
+            ("set ageing 60s", r#"{"cmd":"set","keys":{"ageing":"60s"}}"#),
+            ("reload", r#"{"cmd":"reload"}"#),
             ("port show", r#"{"cmd":"port_show"}"#),
             ("port show tap0 --json", r#"{"cmd":"port_show","name":"tap0"}"#),
             (

@@ -5,17 +5,25 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
-use vswitch::cli::{Cli, Command};
+use vswitch::cli::{Cli, ClientCommand, Command};
 use vswitch::commands;
-use vswitch::config::{Config, ConfigError, Invoker, Origin};
+use vswitch::config::{ConfigError, Invoker, Origin};
+use vswitch::live;
 use vswitch::output;
+use vswitch::run::Form;
+use vswitch::supervisor::Source;
 
 /// Misused: as clap's own.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let json = matches!(&cli.command, Command::Client(command) if command.target().json);
+    let json = match &cli.command {
+        Command::Client(command) => command.target().json,
+        Command::Live(command) => command.target().json,
+        Command::Run(args) => args.json,
+        Command::Completions { .. } | Command::Man { .. } => false,
+    };
     let outcome = log_to_stderr(&cli.log).and_then(|()| dispatch(cli.command));
     outcome.unwrap_or_else(|error| {
         if json {
@@ -33,7 +41,14 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => vswitch::run::run(Config::from_run_args(&args, &Invoker::from_env())?),
+        Command::Run(args) => {
+            let form = if args.json { Form::Json } else { Form::Text };
+            vswitch::run::run(Source { flags: args.flags(), invoker: Invoker::from_env() }, form)
+        }
+        Command::Client(ClientCommand::Stats { watch: Some(interval), target }) => {
+            live::stats(interval, &target, &Invoker::from_env())
+        }
+        Command::Live(command) => live::run(&command, &Invoker::from_env()),
         Command::Client(command) => print(&commands::execute(&command, &Invoker::from_env())?),
         Command::Completions { shell } => {
             let mut text = Vec::new();

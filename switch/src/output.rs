@@ -3,12 +3,32 @@
 
 use std::fmt::Write as _;
 
-use crate::control::{FdbLine, PortDetail, PortLine, PortStats, Request, Response, Show, Stats};
+use crate::control::{Changed, FdbLine, PortDetail, PortLine, PortStats, Request, Response, Show, Stats};
+use crate::events::{Event, line};
 
 /// A reply as JSON, one field a line.
 pub fn json(reply: &Response) -> String {
     // Every reply serialises: maps have text for keys, and no number is a float.
     serde_json::to_string_pretty(reply).unwrap_or_default() + "\n"
+}
+
+/// What `vswitch run --json` prints when it is ready: one line.
+pub fn ready_json(name: &str, ports: usize, control: &std::path::Path) -> String {
+    let pid = std::process::id();
+    serde_json::json!({ "event": "ready", "name": name, "ports": ports, "control": control, "pid": pid })
+        .to_string()
+}
+
+/// What `vswitch run --json` prints at its end: one line.
+pub fn summary_json(stats: &Stats) -> String {
+    let mut summary = serde_json::json!({ "event": "summary" });
+    // Every part of it serialises; see `json`.
+    if let (Some(summary), Ok(serde_json::Value::Object(stats))) =
+        (summary.as_object_mut(), serde_json::to_value(stats))
+    {
+        summary.extend(stats);
+    }
+    summary.to_string()
 }
 
 /// The reply to `request` for people.
@@ -19,6 +39,8 @@ pub fn reply(request: &Request, reply: &Response) -> String {
         Response::Stats(answer) => stats(answer),
         Response::Ports(answer) => answer.ports.iter().map(port).collect::<Vec<_>>().join("\n"),
         Response::Fdb(answer) => fdb(&answer.entries),
+        Response::Events(answer) => events(&answer.events),
+        Response::Changed(answer) => changed(answer),
         Response::Done { count } => done(request, *count),
         Response::Error(refusal) => format!("{}\n", plain(&refusal.error)),
     }
@@ -180,8 +202,28 @@ fn done(request: &Request, count: u64) -> String {
         | Request::PortAdd { .. }
         | Request::PortSet { .. }
         | Request::Set { .. }
+        | Request::Reload {}
+        | Request::Events { .. }
         | Request::FdbShow { .. } => "done\n".to_owned(),
     }
+}
+
+/// One line an event.
+pub fn events(events: &[Event]) -> String {
+    events.iter().map(|event| plain(&line(event)) + "\n").collect()
+}
+
+/// What a reload changed.
+pub fn changed(changed: &Changed) -> String {
+    let file = plain(&changed.file);
+    let mut text = match changed.changes.len() as u64 {
+        0 => format!("{file}: no change\n"),
+        len => format!("{file}: {}\n", count_of(len, "change", "changes")),
+    };
+    for line in changed.changes.iter().chain(&changed.notes) {
+        let _ = writeln!(text, "  {}", plain(line));
+    }
+    text
 }
 
 /// Columns as wide as their widest cell, two spaces apart.
@@ -213,7 +255,7 @@ fn count_of(count: u64, one: &str, more: &str) -> String {
 }
 
 /// The largest unit that counts: `59s`, `2m`, `3h`, `4d`.
-fn uptime(ms: u64) -> String {
+pub fn uptime(ms: u64) -> String {
     let secs = ms / 1000;
     match secs {
         0..60 => format!("{secs}s"),
@@ -225,7 +267,7 @@ fn uptime(ms: u64) -> String {
 
 /// `text` without characters that would move a terminal's cursor: a process
 /// may choose its own name, and we print it.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
@@ -292,6 +334,19 @@ mod tests {
         let text = reply(&request, &Response::Show(answer));
         let expected = "default\n  ageing       300s\n  transparent  false\n  pad_runts    false\n  busy_poll    50us\n  fast_path    true\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_reload_says_what_changed() {
+        let mut answer = Changed { file: "a.toml".to_owned(), changes: Vec::new(), notes: Vec::new() };
+        let text = |answer: &Changed| reply(&Request::Reload {}, &Response::Changed(answer.clone()));
+        assert_eq!(text(&answer), "a.toml: no change\n");
+        answer.changes = vec!["ageing: 300s -> 60s".to_owned(), "port b: added".to_owned()];
+        answer.notes = vec!["b: created for alice".to_owned()];
+        assert_eq!(
+            text(&answer),
+            "a.toml: 2 changes\n  ageing: 300s -> 60s\n  port b: added\n  b: created for alice\n"
+        );
     }
 
     #[test]

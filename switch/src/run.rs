@@ -20,9 +20,10 @@ use signal_hook_mio::v1_0::Signals;
 use crate::config::{Config, Invoker, Isolation};
 use crate::control::{Lock, Server};
 use crate::engine::{Closed, Engine};
+use crate::output;
 use crate::port::watch::Watcher;
 use crate::port::{FastPath, FastTable};
-use crate::supervisor::{self, Supervisor};
+use crate::supervisor::{self, Source, Supervisor};
 
 const SIGNALS: Token = Token(0);
 const REPORTS: Token = Token(1);
@@ -33,11 +34,23 @@ const SERVER: Token = Token(16);
 /// How often a missing device is asked for, beside the kernel's events.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Runs the switch that `config` describes until a signal or `vswitch stop`.
+/// How the ready line and the summary are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// For people: the summary is a table on stderr.
+    Text,
+    /// Each one line of JSON on stdout.
+    Json,
+}
+
+/// Runs the switch that `source` describes until a signal or `vswitch stop`.
 ///
 /// # Errors
-/// What could not be opened, with the fix; nothing is left behind then.
-pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+/// What is wrong with the configuration or could not be opened, with the fix;
+/// nothing is left behind then.
+pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
+    let config = source.read()?;
+    let terminal = Terminal::of_this_process();
     let mut poll = Poll::new().context("no epoll instance")?;
     let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context("no signal pipe")?;
     poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
@@ -59,10 +72,11 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         let _wake = WakeAtEnd(waker);
         engine.run()
     })?;
-    let mut supervisor = Supervisor::new(&config, run_id(), handle, fast, poll.registry().try_clone()?);
+    let mut supervisor =
+        Supervisor::new(&config, run_id(), handle, fast, poll.registry().try_clone()?).with_source(source);
 
-    let outcome = start(&mut supervisor, &mut links, config)
-        .and_then(|()| serve(&mut poll, &mut signals, &mut links, &mut server, &mut supervisor));
+    let outcome = start(&mut supervisor, &mut links, config, form)
+        .and_then(|()| serve(&mut poll, &mut signals, terminal, &mut links, &mut server, &mut supervisor));
     // Whatever happened, the devices are closed and what was made is removed.
     let _ = supervisor.stop();
     let joined = data.join();
@@ -77,7 +91,10 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let failed = closed.is_none();
     if let Some(Closed { snapshot, ports }) = closed {
         if outcome.is_ok() {
-            say(&supervisor.summary(&snapshot));
+            match form {
+                Form::Text => say(&supervisor.summary(&snapshot)),
+                Form::Json => print(&output::summary_json(&supervisor.stats_of(&snapshot))),
+            }
         }
         drop(ports);
     }
@@ -91,7 +108,7 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens what the configuration names, and says that the switch is ready.
-fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config) -> anyhow::Result<()> {
+fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config, form: Form) -> anyhow::Result<()> {
     let keep: Vec<&str> = config.ports.iter().map(|port| port.spec.target.as_str()).collect();
     match crate::port::remove_leftovers(config.owner, &config.name, &keep) {
         Ok(said) => said.iter().for_each(|line| say(line)),
@@ -108,9 +125,10 @@ fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config) -> an
     let config = supervisor.config();
     let ports = config.ports.len();
     let plural = if ports == 1 { "" } else { "s" };
-    // A reader that hung up does not stop the switch.
-    let _ = writeln!(io::stdout(), "ready: {ports} port{plural}, control {}", config.control.display());
-    let _ = io::stdout().flush();
+    print(&match form {
+        Form::Text => format!("ready: {ports} port{plural}, control {}", config.control.display()),
+        Form::Json => output::ready_json(&config.name, ports, &config.control),
+    });
     // Without a service manager this does nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     Ok(())
@@ -120,6 +138,7 @@ fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config) -> an
 fn serve(
     poll: &mut Poll,
     signals: &mut Signals,
+    terminal: Terminal,
     links: &mut Watcher,
     server: &mut Server,
     supervisor: &mut Supervisor,
@@ -128,7 +147,8 @@ fn serve(
     let mut next_retry = now();
     loop {
         let retry = supervisor.is_waiting().then(|| next_retry.saturating_duration_since(now()));
-        let wait = [server.timeout(now()), retry].into_iter().flatten().min();
+        let waits = [server.timeout(now()), retry, supervisor.journal_timeout()];
+        let wait = waits.into_iter().flatten().min();
         match poll.poll(&mut events, wait) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -136,13 +156,24 @@ fn serve(
         }
         for event in &events {
             match event.token() {
-                // A terminal that closed (SIGHUP) ends what ran in it, cleanly.
                 SIGNALS => {
-                    if signals.pending().next().is_some() {
-                        return Ok(());
+                    for signal in signals.pending() {
+                        // A terminal that closed ends what ran in it, cleanly;
+                        // somebody else's SIGHUP asks for the file to be read.
+                        if signal != libc::SIGHUP || !supervisor.has_file() || terminal.has_gone() {
+                            return Ok(());
+                        }
+                        match supervisor.reload() {
+                            Ok(changed) => say(&output::changed(&changed)),
+                            Err(refused) => tracing::error!("SIGHUP: {}", refused.error),
+                        }
+                        supervisor.watch_namespaces(links)?;
                     }
                 }
-                REPORTS => supervisor.take_reports()?,
+                REPORTS => {
+                    supervisor.take_reports()?;
+                    supervisor.take_notes();
+                }
                 LINKS => supervisor.follow(links)?,
                 token if Supervisor::owns(token) => supervisor.greet(token)?,
                 token => {
@@ -158,6 +189,8 @@ fn serve(
             supervisor.watch_namespaces(links)?;
             next_retry = now() + RETRY;
         }
+        supervisor.settle_journal();
+        server.publish(now(), supervisor.journal(), supervisor.uptime_ms());
         server.expire(now());
         if supervisor.is_stopping() {
             return Ok(());
@@ -169,6 +202,26 @@ fn serve(
 #[expect(clippy::disallowed_methods, reason = "no frame is judged by it")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Whether this process has a terminal that it is controlled by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Terminal {
+    /// It had one when it started.
+    Some,
+    /// A service has none.
+    None,
+}
+
+impl Terminal {
+    fn of_this_process() -> Terminal {
+        if std::fs::File::open("/dev/tty").is_ok() { Terminal::Some } else { Terminal::None }
+    }
+
+    /// Whether there was one, and it was closed.
+    fn has_gone(self) -> bool {
+        self == Terminal::Some && Terminal::of_this_process() == Terminal::None
+    }
 }
 
 /// Wakes the control thread when the data thread ends, however it ends.
@@ -203,6 +256,13 @@ fn secret() -> [u64; 2] {
 /// Marks what this run makes.
 fn run_id() -> String {
     format!("{:08x}", secret()[0] >> 32)
+}
+
+/// Writes a line to stdout.
+fn print(text: &str) {
+    // A reader that hung up does not stop the switch.
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    let _ = io::stdout().flush();
 }
 
 fn say(text: &str) {

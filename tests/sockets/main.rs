@@ -5,13 +5,17 @@
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
 //! itself goes; what requests do is tested with the whole switch. `commands`
-//! runs the client commands of the program as it was built.
+//! runs the client commands of the program as it was built. `follow` is the
+//! server with clients that follow events, `events` and `reload` a whole switch.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up has failed the test")]
 
 mod commands;
 mod control;
 mod dgram;
+mod events;
+mod follow;
 mod ports;
+mod reload;
 mod rig;
 mod stream;

@@ -4,15 +4,17 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token, Waker};
 use serde_json::Value;
 use tempfile::TempDir;
-use vswitch::control::{BindError, Fdb, FdbLine, Request, Response, Server};
+use vswitch::bridge::Time;
+use vswitch::control::{BindError, Events as Told, Fdb, FdbLine, Request, Response, Server};
+use vswitch::events::{Happening, Journal, Stamp};
 use vswitch::frame::MacAddr;
 use vswitch_tests::clock::wait_until;
 
@@ -31,6 +33,13 @@ struct Shared {
     stop: AtomicBool,
     clients: AtomicUsize,
     requests: AtomicUsize,
+    journal: Mutex<Journal>,
+}
+
+impl Shared {
+    fn journal(&self) -> std::sync::MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A running server; ends with its thread when dropped.
@@ -91,6 +100,14 @@ impl Rig {
         assert!(waited.is_ok(), "{} clients instead of {len}", now());
     }
 
+    /// Writes `what` into the journal, at second `secs` of the switch's life, and
+    /// has it told.
+    pub fn happen(&self, secs: u64, what: Happening) {
+        let stamp = Stamp { uptime: Time::from_secs(secs), wall: Duration::from_secs(secs) };
+        self.shared.journal().record(stamp, what);
+        self.waker.wake().unwrap();
+    }
+
     /// Requests that reached the switch.
     pub fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::SeqCst)
@@ -140,6 +157,7 @@ fn run(mut poll: Poll, mut server: Server, shared: &Shared) {
             assert!(event.token() == Token(0) || server.owns(event.token()));
             server.ready(event.token(), now, &mut |request| answer(&request, shared));
         }
+        server.publish(now, &shared.journal(), 7);
         server.expire(now);
         shared.clients.store(server.clients_len(), Ordering::SeqCst);
         shared.seen_ms.store(ahead, Ordering::SeqCst);
@@ -149,6 +167,9 @@ fn run(mut poll: Poll, mut server: Server, shared: &Shared) {
 /// A switch of few words: pages of the FDB are long, all else is done.
 fn answer(request: &Request, shared: &Shared) -> Response {
     let count = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
+    if let Request::Events { after, .. } = request {
+        return Response::Events(Told::of(&shared.journal(), *after, usize::MAX, 7));
+    }
     if let Request::FdbShow { start, .. } = request {
         let entry = FdbLine {
             mac: MacAddr::from_u64(0x0200_0000_0000 + start),

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    Bridge, Counters, EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Move, PortId, PortSet,
-    PortSettings, Settings, Spread, Station, Time,
+    Bridge, Counters, EntryKind, FdbEntry, FdbError, FlushKinds, FlushScope, Lent, Move, Note, NoteKind,
+    Notes, PortId, PortSet, PortSettings, Settings, Spread, Station, Time,
 };
 use crate::frame::{MacAddr, VlanId};
 
@@ -85,6 +85,12 @@ impl Bridge {
     /// The counters, for the engine to count what was sent and refused.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    /// What was noticed of stations, for whoever keeps a record to take.
+    #[inline]
+    pub fn notes_mut(&mut self) -> &mut Notes {
+        &mut self.notes
     }
 
     /// Addresses that have moved between ports, in no particular order.
@@ -176,7 +182,10 @@ impl Bridge {
     /// call again: `now` if there are more, `None` if nothing is left to age.
     /// Once a second is enough; a look-up never sees an aged entry.
     pub fn sweep(&mut self, now: Time) -> Option<Time> {
-        let wait = self.fdb.sweep(now.as_millis())?;
+        let Bridge { fdb, notes, .. } = self;
+        let wait = fdb.sweep(now.as_millis(), |vid, mac, port| {
+            notes.push(Note { kind: NoteKind::Aged, at: now, vid, mac, from: port, port });
+        })?;
         Some(now.after(Duration::from_millis(wait)))
     }
 }

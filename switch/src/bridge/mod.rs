@@ -15,6 +15,7 @@ mod counters;
 mod decide;
 mod fdb;
 mod moves;
+mod notes;
 mod port_set;
 mod ports;
 mod settings;
@@ -34,6 +35,7 @@ pub use fdb::{
     Spread, Station,
 };
 pub use moves::{MOVES_MAX, Move};
+pub use notes::{NOTES_MAX, Note, NoteKind, Notes, Taken};
 pub use port_set::{PORTS_MAX, PortId, PortSet};
 pub use settings::{PortSettings, Settings};
 pub use story::{Account, Learning, LookUp, Story};
@@ -61,6 +63,7 @@ pub struct Bridge {
     fdb: Fdb,
     counters: Counters,
     moves: Moves,
+    notes: Notes,
 }
 
 impl Bridge {
@@ -73,6 +76,7 @@ impl Bridge {
             fdb: Fdb::new(settings.fdb_size, settings.ageing, secret),
             counters: Counters::default(),
             moves: Moves::default(),
+            notes: Notes::default(),
         }
     }
 
@@ -179,8 +183,8 @@ impl Bridge {
         read: &Read,
         then: &mut W,
     ) -> Verdict {
-        let Bridge { settings, ports, fdb, counters, moves } = self;
-        let witness = Ledger { counters, moves, now, ingress, len, then };
+        let Bridge { settings, ports, fdb, counters, moves, notes } = self;
+        let witness = Ledger { counters, moves, notes, now, ingress, len, then };
         Decision { settings, ports, table: fdb, witness, now, ingress }.decide(read)
     }
 }

@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::fdb::Key;
 use super::moves::Moves;
 use super::story::{Account, Learning, LookUp, Story};
-use super::{DropReason, Learned, PortId, PortSet, Time, Verdict};
+use super::{DropReason, Learned, Limit, Note, NoteKind, Notes, PortId, PortSet, Time, Verdict};
 use crate::frame::VlanId;
 
 super::verdict::reasons! {
@@ -140,11 +140,21 @@ impl Witness for Account {
 pub(super) struct Ledger<'a, W> {
     pub counters: &'a mut Counters,
     pub moves: &'a mut Moves,
+    pub notes: &'a mut Notes,
     pub now: Time,
     pub ingress: PortId,
     /// The frame's length in bytes.
     pub len: u32,
     pub then: &'a mut W,
+}
+
+impl<W> Ledger<'_, W> {
+    /// Writes down what is seldom: a known station never comes here.
+    #[cold]
+    fn note(&mut self, kind: NoteKind, src: Key, from: PortId) {
+        let (vid, mac) = (src.vid(), src.mac());
+        self.notes.push(Note { kind, at: self.now, vid, mac, from, port: self.ingress });
+    }
 }
 
 impl<W: Witness> Witness for Ledger<'_, W> {
@@ -154,12 +164,23 @@ impl<W: Witness> Witness for Ledger<'_, W> {
         if let Learning::Told(learned) = learning {
             match learned {
                 Learned::Known => {}
-                Learned::New => self.counters.port_mut(ingress).learned += 1,
+                Learned::New => {
+                    self.counters.port_mut(ingress).learned += 1;
+                    self.note(NoteKind::Learned, src, ingress);
+                }
                 Learned::Moved(from) => {
                     self.counters.port_mut(ingress).moved += 1;
                     self.moves.record(self.now, src.vid(), src.mac(), from, ingress);
+                    self.note(NoteKind::Moved, src, from);
                 }
-                Learned::Refused(_) => self.counters.port_mut(ingress).not_learned += 1,
+                Learned::Refused(limit) => {
+                    self.counters.port_mut(ingress).not_learned += 1;
+                    let kind = match limit {
+                        Limit::Port => NoteKind::PortFull,
+                        Limit::Table => NoteKind::TableFull,
+                    };
+                    self.note(kind, src, ingress);
+                }
                 // `spoofed` follows.
                 Learned::Foreign(_) => {}
             }

@@ -8,6 +8,7 @@
 //! [`check`](Config::check) can still name an interface that does not exist.
 
 mod check;
+mod describe;
 mod diff;
 mod edit;
 mod error;
@@ -20,6 +21,7 @@ mod write;
 
 pub use crate::port::SOCKET_PATH_MAX;
 pub use check::NAME_LEN_MAX;
+pub use describe::{describe, needs_restart};
 pub use diff::{Change, diff};
 pub use error::{ConfigError, Origin};
 pub use flags::Flags;

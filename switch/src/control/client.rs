@@ -9,10 +9,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::live::{Changed, Events};
 use super::lock::Lock;
 use super::protocol::{Envelope, FdbFilter, Request, Response, encode};
-use super::reply::{ErrorReply, FdbLine};
-use crate::config::Invoker;
+use super::reply::{ErrorReply, FdbLine, Show};
+use super::stats::Stats;
+use crate::config::{Invoker, Keys};
 
 /// How long a switch may take to answer: opening a port waits for the kernel.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -180,7 +182,6 @@ impl Client {
     /// The switch refuses, or does not answer.
     pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
         let silent = |cause| ClientError::Silent { path: self.path.clone(), cause };
-        let unknown = |what: String| ClientError::Unknown { path: self.path.clone(), what };
         let id = self.next_id;
         self.next_id += 1;
         let sent = self.stream.get_mut().write_all(&encode(Some(id), request));
@@ -190,6 +191,13 @@ impl Client {
                 return Err(silent(e));
             }
         }
+        self.reply(id)
+    }
+
+    /// The next reply to request `id`.
+    fn reply(&mut self, id: u64) -> Result<Response, ClientError> {
+        let silent = |cause| ClientError::Silent { path: self.path.clone(), cause };
+        let unknown = |what: String| ClientError::Unknown { path: self.path.clone(), what };
         let mut line = Vec::new();
         let read = (&mut self.stream).take(REPLY_MAX).read_until(b'\n', &mut line);
         match read {
@@ -212,6 +220,75 @@ impl Client {
             return Err(unknown(format!("reply {:?} to request {id}", reply.id)));
         }
         Ok(reply.body)
+    }
+
+    /// Changes keys of the running switch, all or none; its state afterwards.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn set(&mut self, keys: Keys) -> Result<Show, ClientError> {
+        let Response::Show(show) = self.call(&Request::Set { keys })? else { return Err(self.unexpected()) };
+        Ok(show)
+    }
+
+    /// Has the switch read its configuration file again; what that changed.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call): nothing was changed then.
+    pub fn reload(&mut self) -> Result<Changed, ClientError> {
+        let Response::Changed(changed) = self.call(&Request::Reload {})? else {
+            return Err(self.unexpected());
+        };
+        Ok(changed)
+    }
+
+    /// The events after number `after`; 0: all that are kept.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn events(&mut self, after: u64) -> Result<Events, ClientError> {
+        let Response::Events(events) = self.call(&Request::Events { after, follow: false })? else {
+            return Err(self.unexpected());
+        };
+        Ok(events)
+    }
+
+    /// Follows events from the one after number `after` on: those that are kept,
+    /// and then each as it happens.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn follow(mut self, after: u64) -> Result<Follower, ClientError> {
+        let id = self.next_id;
+        let Response::Events(first) = self.call(&Request::Events { after, follow: true })? else {
+            return Err(self.unexpected());
+        };
+        let waits = self.stream.get_ref().set_read_timeout(None);
+        waits.map_err(|cause| ClientError::Silent { path: self.path.clone(), cause })?;
+        Ok(Follower { client: self, id, first: Some(first) })
+    }
+
+    /// Every counter, at one instant.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn stats(&mut self) -> Result<Stats, ClientError> {
+        let Response::Stats(stats) = self.call(&Request::Stats {})? else { return Err(self.unexpected()) };
+        Ok(*stats)
+    }
+
+    /// Identity, state, totals.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn show(&mut self) -> Result<Show, ClientError> {
+        let Response::Show(show) = self.call(&Request::Show {})? else { return Err(self.unexpected()) };
+        Ok(show)
+    }
+
+    /// A reply that answers another request.
+    fn unexpected(&self) -> ClientError {
+        ClientError::Unknown { path: self.path.clone(), what: "not what it was asked for".to_owned() }
     }
 
     /// Waits until the switch has closed the connection: it has ended.
@@ -253,5 +330,30 @@ impl Client {
         // Each page is in order, the pages are not.
         entries.sort_unstable_by_key(|entry| (entry.vid, entry.mac));
         Ok(entries)
+    }
+}
+
+/// A connection on which a switch tells what happens.
+#[derive(Debug)]
+pub struct Follower {
+    client: Client,
+    id: u64,
+    /// What came with the reply to the request.
+    first: Option<Events>,
+}
+
+impl Follower {
+    /// Waits for what happens next: one event or several.
+    ///
+    /// # Errors
+    /// The switch has ended, or closed the connection.
+    pub fn next_events(&mut self) -> Result<Events, ClientError> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        let Response::Events(events) = self.client.reply(self.id)? else {
+            return Err(self.client.unexpected());
+        };
+        Ok(events)
     }
 }

@@ -1,5 +1,8 @@
 //! One client of the control socket: a line in, a reply out, and nothing read
 //! while a reply waits to leave, so that its memory is bounded by both.
+//!
+//! A client that follows events has a number instead of a queue: what it has not
+//! taken stays in the journal, or is missed.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -7,10 +10,19 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::live::Events;
 use super::protocol::{LINE_MAX, Request, Response, decode, encode};
+use crate::events::Journal;
 
 /// A client has this long for its next whole request, and to take its reply.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client that follows events has this long to take what it was sent: a pager
+/// that somebody reads in, and no longer.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Events of one further reply to a client that follows: some 50 KiB.
+const FOLLOW_EVENTS: usize = 256;
 
 /// Bytes read from one client before others get their turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -28,6 +40,24 @@ pub(super) enum Turn {
     Close,
 }
 
+/// What a client that follows events has been sent.
+#[derive(Clone, Copy, Debug)]
+struct Follow {
+    /// Of its request.
+    id: Option<u64>,
+    /// The number of the last event.
+    after: u64,
+}
+
+/// Whether a client may follow events, for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MayFollow {
+    /// It may.
+    Yes,
+    /// So many do already.
+    No(usize),
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -40,8 +70,9 @@ pub(super) struct Connection {
     /// The reply on its way; those before `sent` have left.
     output: Vec<u8>,
     sent: usize,
-    /// When its patience ends.
-    pub deadline: Instant,
+    /// When its patience ends; `None`: it follows, and has taken everything.
+    pub deadline: Option<Instant>,
+    follow: Option<Follow>,
     /// Close once the reply is out.
     closing: bool,
 }
@@ -56,7 +87,8 @@ impl Connection {
             scanned: 0,
             output: Vec::new(),
             sent: 0,
-            deadline: now + PATIENCE,
+            deadline: Some(now + PATIENCE),
+            follow: None,
             closing: false,
         }
     }
@@ -67,8 +99,38 @@ impl Connection {
         poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
+    /// Whether it follows events.
+    pub fn follows(&self) -> bool {
+        self.follow.is_some()
+    }
+
+    /// Sends a client that follows what `journal` has for it, as far as the
+    /// socket goes; what does not fit is looked for again the next time.
+    pub fn publish(&mut self, now: Instant, journal: &Journal, uptime_ms: u64) -> Turn {
+        while self.output.is_empty()
+            && let Some(follow) = self.follow
+            && follow.after != journal.last()
+        {
+            let events = Events::of(journal, follow.after, FOLLOW_EVENTS, uptime_ms);
+            self.follow = Some(Follow { after: events.next, ..follow });
+            self.output = encode(follow.id, Response::Events(events));
+            self.deadline = Some(now + FOLLOW_PATIENCE);
+            match self.flush() {
+                Ok(()) => self.deadline = None,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Turn::Wait,
+                Err(_) => return Turn::Close,
+            }
+        }
+        Turn::Wait
+    }
+
     /// Answers what is complete, as far as the socket and the budgets go.
-    pub fn turn(&mut self, now: Instant, handle: &mut dyn FnMut(Request) -> Response) -> Turn {
+    pub fn turn(
+        &mut self,
+        now: Instant,
+        may_follow: MayFollow,
+        handle: &mut dyn FnMut(Request) -> Response,
+    ) -> Turn {
         let mut bytes = TURN_BYTES;
         let mut requests = TURN_REQUESTS;
         loop {
@@ -77,17 +139,17 @@ impl Connection {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Turn::Wait,
                 Err(_) => return Turn::Close,
             }
+            if self.follows() {
+                self.deadline = None;
+            }
             if let Some(end) = self.next_line() {
                 if requests == 0 {
                     return Turn::More;
                 }
                 requests -= 1;
-                self.output = match decode(&self.input[self.start..end]) {
-                    Ok((id, request)) => encode(id, handle(request)),
-                    Err((id, refusal)) => encode(id, Response::Error(refusal)),
-                };
+                self.answer(end, may_follow, handle);
                 self.start = end + 1;
-                self.deadline = now + PATIENCE;
+                self.deadline = Some(now + PATIENCE);
                 continue;
             }
             if self.closing {
@@ -112,6 +174,32 @@ impl Connection {
                 Err(_) => return Turn::Close,
             }
         }
+    }
+
+    /// Makes the reply to the line that ends at `end`.
+    fn answer(&mut self, end: usize, may_follow: MayFollow, handle: &mut dyn FnMut(Request) -> Response) {
+        let (id, response) = match decode(&self.input[self.start..end]) {
+            Ok((id, _)) if self.follows() => {
+                self.closing = true;
+                (id, Response::error("this connection follows events", "ask on another one"))
+            }
+            Ok((id, request)) => {
+                let follows = matches!(request, Request::Events { follow: true, .. });
+                let response = match may_follow {
+                    MayFollow::No(len) if follows => Response::error(
+                        format!("{len} clients follow events already"),
+                        "end one of them, or ask now and then without following",
+                    ),
+                    MayFollow::Yes | MayFollow::No(_) => handle(request),
+                };
+                if let (true, Response::Events(events)) = (follows, &response) {
+                    self.follow = Some(Follow { id, after: events.next });
+                }
+                (id, response)
+            }
+            Err((id, refusal)) => (id, Response::Error(refusal)),
+        };
+        self.output = encode(id, response);
     }
 
     /// Where the first line that is not answered ends.

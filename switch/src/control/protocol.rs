@@ -10,6 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
+use super::live::{Changed, Events};
 use super::reply::{ErrorReply, Fdb, Ports, Show};
 use super::stats::Stats;
 use crate::config::Keys;
@@ -99,6 +100,18 @@ pub enum Request {
         #[serde(default)]
         statics: bool,
     },
+    /// Reads the configuration file again. Answered by [`Response::Changed`].
+    Reload {},
+    /// What happened. Answered by [`Response::Events`].
+    Events {
+        /// Only events with a higher number.
+        #[serde(default)]
+        after: u64,
+        /// Go on: a further reply under the same id whenever something happens,
+        /// until the connection ends. It takes no further request.
+        #[serde(default)]
+        follow: bool,
+    },
     /// Ends the switch. Answered by [`Response::Done`] before it goes.
     Stop {},
 }
@@ -139,6 +152,10 @@ pub enum Response {
     Ports(Ports),
     /// A page of the FDB.
     Fdb(Fdb),
+    /// What happened.
+    Events(Events),
+    /// What a reload changed.
+    Changed(Changed),
     /// It is done.
     Done {
         /// Things acted upon: entries flushed, ports closed.
@@ -157,7 +174,13 @@ impl Response {
 
 impl From<crate::config::ConfigError> for Response {
     fn from(error: crate::config::ConfigError) -> Response {
-        Response::error(error.message(), error.fix())
+        Response::Error(error.into())
+    }
+}
+
+impl From<crate::config::ConfigError> for ErrorReply {
+    fn from(error: crate::config::ConfigError) -> ErrorReply {
+        ErrorReply { error: error.message(), hint: error.fix().to_owned() }
     }
 }
 
@@ -272,6 +295,11 @@ mod tests {
             (
                 Request::FdbFlush { filter: FdbFilter::default(), statics: false },
                 r#"{"v":1,"id":7,"cmd":"fdb_flush","filter":{},"statics":false}"#,
+            ),
+            (Request::Reload {}, r#"{"v":1,"id":7,"cmd":"reload"}"#),
+            (
+                Request::Events { after: 5, follow: true },
+                r#"{"v":1,"id":7,"cmd":"events","after":5,"follow":true}"#,
             ),
             (Request::Stop {}, r#"{"v":1,"id":7,"cmd":"stop"}"#),
         ]

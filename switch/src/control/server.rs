@@ -17,13 +17,18 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::SocketType;
 
-use super::connection::{Connection, PATIENCE, Turn};
+use super::connection::{Connection, MayFollow, PATIENCE, Turn};
 use super::lock::LockError;
 use super::protocol::{Request, Response};
+use crate::events::Journal;
 use crate::port::socket_file::{SocketFile, SocketFileError};
 
 /// The most clients at a time.
 pub const CLIENTS_MAX: usize = 16;
+
+/// The most of them that follow events: the rest of the places is for those who
+/// come, ask and go.
+pub const FOLLOWERS_MAX: usize = 8;
 
 /// Connections that may wait to be accepted; the kernel's own limit may be lower.
 const BACKLOG: i32 = 128;
@@ -121,9 +126,20 @@ impl Server {
         }
     }
 
+    /// Sends what `journal` has to the clients that follow it.
+    pub fn publish(&mut self, now: Instant, journal: &Journal, uptime_ms: u64) {
+        for slot in 0..CLIENTS_MAX {
+            if let Some(client) = &mut self.clients[slot]
+                && matches!(client.publish(now, journal, uptime_ms), Turn::Close)
+            {
+                self.close(slot);
+            }
+        }
+    }
+
     /// How long the poll may wait before [`expire`](Self::expire) has work.
     pub fn timeout(&self, now: Instant) -> Option<Duration> {
-        let deadlines = self.clients.iter().flatten().map(|client| client.deadline);
+        let deadlines = self.clients.iter().flatten().filter_map(|client| client.deadline);
         deadlines.chain(self.accept_at).min().map(|first| first.saturating_duration_since(now))
     }
 
@@ -131,9 +147,13 @@ impl Server {
     pub fn expire(&mut self, now: Instant) {
         for slot in 0..CLIENTS_MAX {
             if let Some(client) = &mut self.clients[slot]
-                && client.deadline <= now
+                && client.deadline.is_some_and(|deadline| deadline <= now)
             {
-                let error = format!("no whole request within {} s", PATIENCE.as_secs());
+                let error = if client.follows() {
+                    "the events that were sent were not read".to_owned()
+                } else {
+                    format!("no whole request within {} s", PATIENCE.as_secs())
+                };
                 client.last_word(&error, "send one line, and read its reply");
                 self.close(slot);
             }
@@ -201,8 +221,10 @@ impl Server {
 
     fn serve(&mut self, slot: usize, now: Instant, handle: &mut dyn FnMut(Request) -> Response) {
         let token = self.token(slot);
+        let followers = self.clients.iter().flatten().filter(|client| client.follows()).count();
+        let may_follow = if followers < FOLLOWERS_MAX { MayFollow::Yes } else { MayFollow::No(followers) };
         let Some(client) = &mut self.clients[slot] else { return };
-        match client.turn(now, handle) {
+        match client.turn(now, may_follow, handle) {
             Turn::Wait => {}
             Turn::More => {
                 let interest = Interest::READABLE | Interest::WRITABLE;

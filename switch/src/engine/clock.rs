@@ -1,6 +1,7 @@
-//! The data thread's clock, read once a turn.
+//! The switch's clock: the data thread reads it once a round and after each turn,
+//! the control thread when it writes something down.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::bridge::Time;
 
@@ -19,5 +20,11 @@ impl Clock {
     pub fn now(&self) -> Time {
         // 584 years fit.
         Time::from_nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// What the wall's clock says now, since 1970; it may be set meanwhile.
+    #[expect(clippy::disallowed_methods, reason = "for the record only: nothing is decided by it")]
+    pub fn wall() -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 }

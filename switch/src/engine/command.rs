@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::TurnTimes;
 use crate::bridge::{
     EntryKind, FdbEntry, FdbError, FlushScope, Move, PortCounters, PortId, PortSettings, Settings, Time,
 };
@@ -137,6 +138,8 @@ pub struct Snapshot {
     pub fdb_len: u32,
     /// Addresses that went to and fro between ports.
     pub moves: Vec<Move>,
+    /// How long turns took, that brought frames.
+    pub turns: TurnTimes,
 }
 
 /// One port in a [`Snapshot`].

@@ -1,9 +1,13 @@
 //! The control thread's end of the channels.
 
+use std::time::Duration;
+
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::Waker;
 
+use super::clock::Clock;
 use super::{Command, Report, Snapshot};
+use crate::bridge::{Taken, Time};
 use crate::port::Port;
 
 /// Commands the engine from another thread.
@@ -12,6 +16,8 @@ pub struct Handle {
     commands: Sender<Command>,
     waker: Waker,
     reports: Receiver<Report>,
+    notes: Receiver<Taken>,
+    clock: Clock,
 }
 
 /// The data thread has ended.
@@ -29,8 +35,24 @@ pub struct Closed {
 }
 
 impl Handle {
-    pub(super) fn new(commands: Sender<Command>, waker: Waker, reports: Receiver<Report>) -> Handle {
-        Handle { commands, waker, reports }
+    pub(super) fn new(
+        commands: Sender<Command>,
+        waker: Waker,
+        reports: Receiver<Report>,
+        notes: Receiver<Taken>,
+        clock: Clock,
+    ) -> Handle {
+        Handle { commands, waker, reports, notes, clock }
+    }
+
+    /// The time by the switch's own clock, and by the wall's since 1970.
+    pub fn now(&self) -> (Time, Duration) {
+        (self.clock.now(), Clock::wall())
+    }
+
+    /// The next thing that the bridge noticed of stations, if one is waiting.
+    pub fn note(&self) -> Option<Taken> {
+        self.notes.try_recv().ok()
     }
 
     /// Gives an order, to be carried out before the next turn.

@@ -15,11 +15,14 @@ mod fast;
 mod handle;
 mod obey;
 mod spin;
+mod tell;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use command::{Command, PortSnapshot, Report, Snapshot, Tuning};
 pub use handle::{Closed, Ended, Handle};
+pub use turns::{TURN_BUCKETS, TurnTimes};
 
 use std::io;
 use std::time::Duration;
@@ -29,7 +32,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll, Token, Waker};
 use std::sync::Arc;
 
-use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Time, Verdict};
+use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Taken, Time, Verdict};
 use crate::port::{BURST_FRAMES, Burst, FastTable, Fault, Finisher, Link, Losses, Port, Rx, Slots};
 use clock::Clock;
 use egress::Egress;
@@ -73,6 +76,10 @@ pub struct Engine {
     fast: Option<Fast>,
     commands: Receiver<Command>,
     reports: Sender<Report>,
+    notes: Sender<Taken>,
+    /// Notes that come before this wait for it.
+    tell_at: Time,
+    turns: TurnTimes,
     control: Option<Arc<Waker>>,
     clock: Clock,
     spin: Spin,
@@ -95,6 +102,8 @@ impl Engine {
         let waker = Waker::new(poll.registry(), WAKE)?;
         let (commands_in, commands) = crossbeam_channel::bounded(1024);
         let (reports, reports_out) = crossbeam_channel::bounded(1024);
+        let (notes, notes_out) = crossbeam_channel::bounded(tell::CHANNEL_LEN);
+        let clock = Clock::start();
         let engine = Engine {
             poll,
             bridge: Bridge::new(settings, secret),
@@ -107,12 +116,15 @@ impl Engine {
             fast: None,
             commands,
             reports,
+            notes,
+            tell_at: Time::START,
+            turns: TurnTimes::default(),
             control,
-            clock: Clock::start(),
+            clock,
             spin: Spin::default(),
             stopping: false,
         };
-        Ok((engine, Handle::new(commands_in, waker, reports_out)))
+        Ok((engine, Handle::new(commands_in, waker, reports_out, notes_out, clock)))
     }
 
     /// Lets the kernel forward what `table` holds, as far as
@@ -135,7 +147,8 @@ impl Engine {
         let mut now = self.clock.now();
         let mut next_tick = now.after(TICK);
         while !self.stopping {
-            match self.wait(now, next_tick) {
+            let told = self.next_tell().map_or(next_tick, |tell| tell.min(next_tick));
+            match self.wait(now, told) {
                 Some(wait) => self.poll(&mut events, wait)?,
                 None => self.pause(now),
             }
@@ -148,6 +161,9 @@ impl Engine {
             }
             if now >= next_tick {
                 next_tick = now.after(self.tick(now));
+            }
+            if self.next_tell().is_some_and(|tell| now >= tell) {
+                self.tell(now);
             }
         }
         self.drain(&mut events)?;
@@ -184,8 +200,14 @@ impl Engine {
     #[inline(never)]
     pub(crate) fn round(&mut self, now: Time) -> bool {
         let mut any = false;
+        let mut start = now;
         for id in self.spin.turns(self.ready).iter() {
-            any |= self.turn(now, id);
+            if self.turn(now, id) {
+                any = true;
+                let end = self.clock.now();
+                self.turns.record(Duration::from_nanos(end.as_nanos().saturating_sub(start.as_nanos())));
+                start = end;
+            }
         }
         any
     }

@@ -159,6 +159,7 @@ impl Engine {
             retired: counters.retired.clone(),
             fdb_len: self.bridge.fdb_len(),
             moves: self.bridge.moves().to_vec(),
+            turns: self.turns,
         }
     }
 }

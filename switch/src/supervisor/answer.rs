@@ -4,12 +4,13 @@
 //! snapshot, taken by the data thread between two turns.
 
 use crate::bridge::{EntryKind, FdbEntry, FlushKinds, FlushScope, Move};
-use crate::config::{ConfigError, StaticEntry, duration_text};
+use crate::config::{ConfigError, StaticEntry, describe, duration_text};
 use crate::control::{
-    Fdb, FdbFilter, FdbLine, PortDetail, PortLine, PortState, PortStats, Ports, Request, Response, Show,
-    Stats,
+    ErrorReply, Fdb, FdbFilter, FdbLine, PortDetail, PortLine, PortState, PortStats, Ports, Request,
+    Response, Show, Stats,
 };
 use crate::engine::{Command, Ended, PortSnapshot, Snapshot};
+use crate::events::Happening;
 use crate::frame::VlanId;
 use crate::port::{Device, Losses, Offloads};
 
@@ -68,6 +69,8 @@ impl Supervisor {
                 Ok(Response::Done { count: 1 })
             }
             Request::FdbFlush { filter, statics } => self.fdb_flush(&filter, statics),
+            Request::Reload {} => Ok(self.reload().map_or_else(Response::Error, Response::Changed)),
+            Request::Events { after, .. } => Ok(Response::Events(self.events(after))),
             Request::Stop {} => {
                 self.stopping = true;
                 Ok(Response::Done { count: 0 })
@@ -76,8 +79,12 @@ impl Supervisor {
     }
 
     fn apply_and_log(&mut self, wanted: crate::config::Config) -> Result<(), ApplyError> {
+        let changes = describe(&self.config, &wanted);
         for note in self.apply(wanted)? {
             tracing::info!("{note}");
+        }
+        if !changes.is_empty() {
+            self.happened(Happening::ConfigChanged { changes });
         }
         Ok(())
     }
@@ -155,6 +162,11 @@ impl Supervisor {
 
     fn stats(&self) -> Result<Response, ApplyError> {
         let snapshot = self.snapshot()?;
+        Ok(Response::Stats(Box::new(self.stats_of(&snapshot))))
+    }
+
+    /// Every counter of `snapshot`, by the names of the ports.
+    pub fn stats_of(&self, snapshot: &Snapshot) -> Stats {
         let counted = |held: &Held| {
             let port: &PortSnapshot = snapshot.ports.iter().find(|port| port.id == held.id)?;
             let device = held.device.as_ref().map_or_else(Losses::default, Device::losses);
@@ -164,12 +176,12 @@ impl Supervisor {
             };
             Some(PortStats::new(&held.name, &port.counters, losses))
         };
-        Ok(Response::Stats(Box::new(Stats::new(
+        Stats::new(
             self.config.name.clone(),
             snapshot.now.as_millis(),
             self.ports.iter().filter_map(counted).collect(),
             PortStats::new("retired", &snapshot.retired, Losses::default()),
-        ))))
+        )
     }
 
     fn port_show(&self, name: Option<&str>) -> Result<Response, ApplyError> {
@@ -266,14 +278,20 @@ fn vlan(vid: Option<u16>) -> VlanId {
 
 impl From<ApplyError> for Response {
     fn from(error: ApplyError) -> Response {
+        Response::Error(error.into())
+    }
+}
+
+impl From<ApplyError> for ErrorReply {
+    fn from(error: ApplyError) -> ErrorReply {
         match error {
-            ApplyError::Config(error) => Response::from(error),
+            ApplyError::Config(error) => error.into(),
             other @ (ApplyError::NeedsRestart(_)
             | ApplyError::Open { .. }
             | ApplyError::Mtu { .. }
             | ApplyError::Register { .. }
             | ApplyError::Fdb(_)
-            | ApplyError::Ended(_)) => Response::error(other.to_string(), ""),
+            | ApplyError::Ended(_)) => ErrorReply { error: other.to_string(), hint: String::new() },
         }
     }
 }

@@ -53,6 +53,7 @@ impl Supervisor {
                     tracing::warn!("{}: its device failed: {error}", held.name);
                     held.note = format!("its device failed: {error}");
                     (held.link.up, held.unsure) = (false, true);
+                    self.tell_fault(position);
                 }
             }
         }
@@ -61,11 +62,13 @@ impl Supervisor {
 
     /// Notes that a port's own link is another now.
     fn note_link(&mut self, id: PortId, link: Link) {
-        let Some(held) = self.ports.iter_mut().find(|held| held.id == id) else { return };
+        let Some(position) = self.ports.iter().position(|held| held.id == id) else { return };
+        let held = &mut self.ports[position];
         if link.up != held.link.up {
             tracing::info!("{}: {}", held.name, if link.up { "up" } else { "down" });
         }
         held.link = link;
+        self.tell_state(position);
     }
 
     /// Reads the kernel's link events, and looks after the devices they concern.
@@ -139,7 +142,9 @@ impl Supervisor {
                 }
                 (held.link.up, held.link.mtu) = (up, mtu);
                 held.note.clear();
-                self.engine.send(Command::SetLink { id: held.id, up, mtu })
+                let id = held.id;
+                self.tell_state(position);
+                self.engine.send(Command::SetLink { id, up, mtu })
             }
             // What was known holds until the next retry brings an answer.
             Err(error) => {
@@ -162,6 +167,7 @@ impl Supervisor {
         held.note = format!("{} is gone; the port is back when it is", held.target);
         tracing::warn!("{}: {}", held.name, held.note);
         let id = held.id;
+        self.tell_fault(position);
         // Only a new device can be refused.
         drop(self.engine.ask(|reply| Command::SwapPort { id, port: None, reply })?);
         Ok(())
@@ -189,6 +195,7 @@ impl Supervisor {
                         }
                         (held.device, held.link, held.unsure) = (Some(device), link, false);
                         held.note.clear();
+                        self.tell_state(position);
                     }
                     Err(error) => {
                         held.note = error.to_string();

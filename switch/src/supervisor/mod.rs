@@ -10,13 +10,18 @@
 
 mod answer;
 mod follow;
+mod record;
+mod reload;
 mod sockets;
+
+pub use reload::Source;
 
 use std::fmt::Write as _;
 
 use crate::bridge::{EntryKind, FdbError, PORTS_MAX, PortId, PortSettings, Settings};
 use crate::config::{Change, Config, Isolation, PortConfig, StaticEntry, diff};
 use crate::engine::{Command, Ended, Handle, Snapshot, Tuning};
+use crate::events::{Flaps, Happening, Journal};
 use crate::port::{
     self, CloseOutcome, Device, FastPath, IsolationMode, Link, Offloads, OpenError, OpenOptions, Opened, Port,
 };
@@ -74,6 +79,8 @@ struct Held {
     /// `None` while the device is missing.
     device: Option<Device>,
     link: Link,
+    /// Whether the journal says that it is up.
+    told_up: bool,
     /// Why it is missing or down; else empty.
     note: String,
     /// What is known of the device is old, or it failed for no known reason:
@@ -96,6 +103,10 @@ pub struct Supervisor {
     /// Where the ports' sockets ask to be looked at.
     registry: mio::Registry,
     ports: Vec<Held>,
+    /// Where to read the configuration again.
+    source: Option<Source>,
+    journal: Journal,
+    flaps: Flaps,
     /// How many retries there were.
     retries: u32,
     stopping: bool,
@@ -115,7 +126,19 @@ impl Supervisor {
         registry: mio::Registry,
     ) -> Supervisor {
         let (config, ports) = (config.empty(), Vec::new());
-        Supervisor { config, run_id, engine, fast, registry, ports, retries: 0, stopping: false }
+        Supervisor {
+            config,
+            run_id,
+            engine,
+            fast,
+            registry,
+            ports,
+            source: None,
+            journal: Journal::default(),
+            flaps: Flaps::default(),
+            retries: 0,
+            stopping: false,
+        }
     }
 
     /// The configuration in force.
@@ -230,8 +253,10 @@ impl Supervisor {
             close(&port.name, device);
             return Err(ApplyError::Register { name: name(), error });
         }
+        self.happened(Happening::PortAdded { port: port.name.clone(), spec: port.to_string() });
         if let Some(position) = self.ports.len().checked_sub(1) {
             self.ports[position].device = Some(device);
+            self.tell_state(position);
             if let Err(error) = self.open_door(position)? {
                 self.remove_port(&port.name)?;
                 return Err(ApplyError::Register { name: name(), error });
@@ -275,6 +300,7 @@ impl Supervisor {
                 id,
                 device: None,
                 link,
+                told_up: false,
                 note: String::new(),
                 unsure: false,
                 patience: 1,
@@ -289,6 +315,7 @@ impl Supervisor {
         let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(None) };
         let held = self.ports.remove(position);
         drop(self.engine.ask(|reply| Command::RemovePort { id: held.id, reply })?);
+        self.happened(Happening::PortRemoved { port: name.to_owned() });
         Ok(held.device.and_then(|device| close(&held.name, device)))
     }
 

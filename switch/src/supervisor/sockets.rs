@@ -14,6 +14,7 @@ use mio::Token;
 
 use crate::bridge::PORTS_MAX;
 use crate::engine::{Command, Ended};
+use crate::events::Happening;
 use crate::port::{Device, Endpoint, Fault, Kind, Port, Visit};
 
 use super::{Held, Supervisor};
@@ -105,6 +106,7 @@ impl Supervisor {
             held.note = format!("its socket failed: {}", io::Error::from_raw_os_error(errno));
             held.unsure = true;
             tracing::warn!("{}: {}", held.name, held.note);
+            self.tell_fault(position);
             return Ok(());
         }
         self.look(position)
@@ -123,6 +125,9 @@ impl Supervisor {
                 held.note.clear();
                 held.turned_away.clear();
                 tracing::info!("{}: up, {who}", held.name);
+                let port = held.name.clone();
+                self.happened(Happening::PeerCame { port, peer: who });
+                self.tell_state(position);
                 Ok(())
             }
             Err(error) => self.part(position, Fault::Os(error.raw_os_error().unwrap_or(0))),
@@ -149,11 +154,14 @@ impl Supervisor {
             Fault::Protocol(_) | Fault::Os(_) => tracing::warn!("{}: {}", held.name, held.note),
             Fault::Down | Fault::Gone => tracing::info!("{}: {}", held.name, held.note),
         }
+        let gone = Happening::PeerGone { port: held.name.clone(), why: held.note.clone() };
         if let Err(error) = parted {
             held.note = format!("no peer can be taken: {error}");
             held.unsure = true;
             tracing::warn!("{}: {}", held.name, held.note);
         }
+        self.happened(gone);
+        self.tell_state(position);
         Ok(())
     }
 
@@ -166,6 +174,7 @@ impl Supervisor {
         }
         held.link = link;
         let id = held.id;
+        self.tell_state(position);
         self.engine.send(Command::SetLink { id, up: link.up, mtu: link.mtu })
     }
 

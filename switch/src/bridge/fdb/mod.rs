@@ -271,9 +271,10 @@ impl Fdb {
         while self.order.len(port) > limit && self.remove_oldest(port) {}
     }
 
-    /// Takes out entries that have aged, at most [`SWEEP_MAX`]. Returns how
-    /// many milliseconds from `now` the next will have, if there is one.
-    pub fn sweep(&mut self, now: u64) -> Option<u64> {
+    /// Takes out entries that have aged, at most [`SWEEP_MAX`], and tells
+    /// `aged` of each. Returns how many milliseconds from `now` the next will
+    /// have, if there is one.
+    pub fn sweep(&mut self, now: u64, mut aged: impl FnMut(VlanId, MacAddr, PortId)) -> Option<u64> {
         let mut left = SWEEP_MAX;
         let mut next: Option<u64> = None;
         for port in super::PortSet::ALL.iter() {
@@ -286,6 +287,8 @@ impl Fdb {
                     break;
                 }
                 self.remove(at);
+                let (vid, mac) = address(word);
+                aged(vid, mac, port);
                 left -= 1;
             }
         }

@@ -119,20 +119,20 @@ fn age_is_compared_at_look_up() {
 #[test]
 fn the_sweep_is_bounded_and_says_when_to_come_again() {
     let mut fdb = Fdb::new(5000, Duration::from_secs(10), SECRET);
-    assert_eq!(fdb.sweep(0), None);
+    assert_eq!(fdb.sweep(0, |_, _, _| {}), None);
     for mac in 1..=3000 {
         learn(&mut fdb, mac, u8::try_from(mac % 7).unwrap(), 0);
     }
-    assert_eq!(fdb.sweep(9_999), Some(1));
+    assert_eq!(fdb.sweep(9_999, |_, _, _| {}), Some(1));
     assert_eq!(fdb.len(), 3000);
     learn(&mut fdb, 1, 1, 10_500);
     for sweeps in 1..=11 {
-        assert_eq!(fdb.sweep(11_000), Some(0));
+        assert_eq!(fdb.sweep(11_000, |_, _, _| {}), Some(0));
         assert_eq!(fdb.len(), 3000 - 256 * sweeps);
     }
-    assert_eq!(fdb.sweep(11_000), Some(9_500));
+    assert_eq!(fdb.sweep(11_000, |_, _, _| {}), Some(9_500));
     assert_eq!(fdb.len(), 1);
-    assert_eq!(fdb.sweep(30_000), None);
+    assert_eq!(fdb.sweep(30_000, |_, _, _| {}), None);
     assert_eq!(fdb.len(), 0);
 }
 

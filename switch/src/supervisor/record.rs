@@ -1,0 +1,121 @@
+//! What is written into the journal, by whom and when: states of ports that are
+//! others now, and what the bridge noticed of stations.
+//!
+//! Deliberately absent: what is done about it.
+
+use std::time::Duration;
+
+use super::Supervisor;
+use crate::bridge::{Note, NoteKind, PortId, Taken};
+use crate::control::Events;
+use crate::events::{Happening, Journal, Kind, Stamp};
+use crate::port::Device;
+
+impl Supervisor {
+    /// What happened lately.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Milliseconds since the switch started.
+    pub fn uptime_ms(&self) -> u64 {
+        self.engine.now().0.as_millis()
+    }
+
+    /// The events after number `after` that are still kept.
+    pub(super) fn events(&self, after: u64) -> Events {
+        Events::of(&self.journal, after, usize::MAX, self.uptime_ms())
+    }
+
+    /// Writes down that `what` happened now.
+    pub fn happened(&mut self, what: Happening) {
+        let stamp = self.stamp();
+        self.journal.record(stamp, what);
+    }
+
+    fn stamp(&self) -> Stamp {
+        let (uptime, wall) = self.engine.now();
+        Stamp { uptime, wall }
+    }
+
+    /// How long until the journal has something to say by itself.
+    pub fn journal_timeout(&self) -> Option<Duration> {
+        self.journal.timeout(self.engine.now().0)
+    }
+
+    /// Lets the journal say what it has not written down.
+    pub fn settle_journal(&mut self) {
+        let stamp = self.stamp();
+        self.journal.settle(stamp);
+    }
+
+    /// Writes down whether the port carries frames, if that is news.
+    pub(super) fn tell_state(&mut self, position: usize) {
+        let held = &mut self.ports[position];
+        if held.link.up == held.told_up {
+            return;
+        }
+        held.told_up = held.link.up;
+        let port = held.name.clone();
+        let what = if held.link.up {
+            let peer = held.device.as_ref().and_then(Device::peer).unwrap_or_default();
+            Happening::PortUp { port, mtu: held.link.mtu, peer }
+        } else {
+            Happening::PortDown { port, why: held.note.clone() }
+        };
+        self.happened(what);
+    }
+
+    /// Writes down that a port's device failed.
+    pub(super) fn tell_fault(&mut self, position: usize) {
+        let held = &self.ports[position];
+        self.happened(Happening::DeviceFault { port: held.name.clone(), fault: held.note.clone() });
+        self.tell_state(position);
+    }
+
+    /// Writes down what the bridge noticed of stations.
+    pub fn take_notes(&mut self) {
+        let now = self.stamp();
+        while let Some(taken) = self.engine.note() {
+            match taken {
+                Taken::Note(note) => self.take_note(now, note),
+                Taken::Missed { kind, count } => self.journal.miss(now, kind_of(kind), count),
+            }
+        }
+    }
+
+    fn take_note(&mut self, now: Stamp, note: Note) {
+        // A port that was closed meanwhile took its stations along.
+        let name = |id: PortId| self.ports.iter().find(|held| held.id == id).map(|held| held.name.clone());
+        let (Some(port), Some(from)) = (name(note.port), name(note.from)) else { return };
+        let (mac, vid, at) = (note.mac, note.vid.get(), now.back_at(note.at));
+        let what = match note.kind {
+            NoteKind::Learned => Happening::MacLearned { mac, vid, port },
+            NoteKind::Aged => Happening::MacAged { mac, vid, port },
+            NoteKind::PortFull => Happening::PortFull { port, mac, vid },
+            NoteKind::TableFull => Happening::TableFull { port, mac, vid },
+            NoteKind::Moved => {
+                if let Some(moves) = self.flaps.moved(note.at, note.vid, mac) {
+                    tracing::warn!(
+                        "{mac} moves between {from} and {port}: two guests share a MAC; set mac= on each"
+                    );
+                    let (from, port) = (from.clone(), port.clone());
+                    self.journal.record(at, Happening::MacFlapping { mac, vid, from, port, moves });
+                }
+                Happening::MacMoved { mac, vid, from, port }
+            }
+        };
+        self.journal.record(at, what);
+    }
+}
+
+/// The event that a note becomes.
+fn kind_of(kind: NoteKind) -> Kind {
+    match kind {
+        NoteKind::Learned => Kind::MacLearned,
+        NoteKind::Moved => Kind::MacMoved,
+        NoteKind::Aged => Kind::MacAged,
+        NoteKind::PortFull => Kind::PortFull,
+        NoteKind::TableFull => Kind::TableFull,
+    }
+}
