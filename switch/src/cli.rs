@@ -38,6 +38,16 @@ Examples:
   vswitch fdb show --port tap0              who was seen behind a port
   vswitch events --follow                   what happens, as it happens";
 
+const FORMS: &str = "\
+Frames:
+  ffffffffffff 020000000001 0806…              hex, with or without separators
+  FILE#N                                       frame N of a pcap or pcapng
+  arp who-has 192.168.1.2 tell 192.168.1.1     arp IP is-at MAC
+  icmp 10.0.0.1 > 10.0.0.2                     also IPv6
+  udp 10.0.0.1:1000 > 10.0.0.2:53              tcp likewise; mss BYTES makes a super-frame
+  ether 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff  any header
+  … src MAC, dst MAC, vlan VID, type HEX, len BYTES";
+
 /// What to do.
 #[derive(Clone, PartialEq, Debug, Subcommand)]
 pub enum Command {
@@ -49,6 +59,9 @@ pub enum Command {
     /// Watch a running switch.
     #[command(flatten)]
     Live(LiveCommand),
+    /// Explain, step by step, what would become of a frame; changes nothing.
+    #[command(after_help = FORMS)]
+    Trace(TraceArgs),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -208,6 +221,20 @@ pub enum FdbCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+/// The flags of `vswitch trace`.
+#[derive(Clone, PartialEq, Debug, Args)]
+pub struct TraceArgs {
+    /// The port where the frame would come in.
+    #[arg(long)]
+    pub port: String,
+    /// The frame: see below.
+    #[arg(long, required = true, num_args = 1.., value_name = "FORM", allow_hyphen_values = false)]
+    pub frame: Vec<String>,
+    /// Which switch.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// Which FDB entries; all that is given must match.

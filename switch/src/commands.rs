@@ -32,7 +32,8 @@ pub fn execute(command: &ClientCommand, invoker: &Invoker) -> Result<String, Cli
         | Request::Events { .. }
         | Request::FdbAdd { .. }
         | Request::FdbDel { .. }
-        | Request::FdbFlush { .. } => client.call(&request)?,
+        | Request::FdbFlush { .. }
+        | Request::Trace { .. } => client.call(&request)?,
     };
     if target.json { Ok(output::json(&reply)) } else { Ok(output::reply(&request, &reply)) }
 }

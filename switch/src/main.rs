@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let json = match &cli.command {
         Command::Client(command) => command.target().json,
         Command::Live(command) => command.target().json,
+        Command::Trace(args) => args.target.json,
         Command::Run(args) => args.json,
         Command::Completions { .. } | Command::Man { .. } => false,
     };
@@ -50,6 +51,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Live(command) => live::run(&command, &Invoker::from_env()),
         Command::Client(command) => print(&commands::execute(&command, &Invoker::from_env())?),
+        Command::Trace(args) => print(&vswitch::trace::execute(&args, &Invoker::from_env())?),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut text);

@@ -41,6 +41,7 @@ pub fn reply(request: &Request, reply: &Response) -> String {
         Response::Fdb(answer) => fdb(&answer.entries),
         Response::Events(answer) => events(&answer.events),
         Response::Changed(answer) => changed(answer),
+        Response::Trace(answer) => crate::trace::text(answer),
         Response::Done { count } => done(request, *count),
         Response::Error(refusal) => format!("{}\n", plain(&refusal.error)),
     }
@@ -204,7 +205,8 @@ fn done(request: &Request, count: u64) -> String {
         | Request::Set { .. }
         | Request::Reload {}
         | Request::Events { .. }
-        | Request::FdbShow { .. } => "done\n".to_owned(),
+        | Request::FdbShow { .. }
+        | Request::Trace { .. } => "done\n".to_owned(),
     }
 }
 

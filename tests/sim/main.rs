@@ -8,3 +8,5 @@ mod invariants;
 mod model;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod trace;

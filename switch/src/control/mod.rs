@@ -16,6 +16,7 @@ mod protocol;
 mod reply;
 mod server;
 mod stats;
+mod trace;
 
 pub use client::{Client, ClientError, Follower, Running, running};
 pub use connection::PATIENCE;
@@ -25,6 +26,7 @@ pub use protocol::{Envelope, FdbFilter, LINE_MAX, Request, Response, VERSION, de
 pub use reply::{ErrorReply, Fdb, FdbLine, PortDetail, PortLine, PortState, Ports, Show};
 pub use server::{BindError, CLIENTS_MAX, FOLLOWERS_MAX, Server};
 pub use stats::{PortStats, Stats};
+pub use trace::{Trace, TraceEgress, Unfinished};
 
 #[cfg(test)]
 pub(crate) use reply::examples;

@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use super::live::{Changed, Events};
 use super::reply::{ErrorReply, Fdb, Ports, Show};
 use super::stats::Stats;
+use super::trace::{Trace, Unfinished};
 use crate::config::Keys;
 use crate::frame::MacAddr;
 
@@ -112,6 +113,17 @@ pub enum Request {
         #[serde(default)]
         follow: bool,
     },
+    /// What would become of a frame. Answered by [`Response::Trace`]; changes
+    /// nothing.
+    Trace {
+        /// The port where it would come in.
+        port: String,
+        /// Its bytes, two hex digits each.
+        frame: String,
+        /// What its sender left to others.
+        #[serde(default)]
+        unfinished: Unfinished,
+    },
     /// Ends the switch. Answered by [`Response::Done`] before it goes.
     Stop {},
 }
@@ -156,6 +168,8 @@ pub enum Response {
     Events(Events),
     /// What a reload changed.
     Changed(Changed),
+    /// What would become of a frame.
+    Trace(Box<Trace>),
     /// It is done.
     Done {
         /// Things acted upon: entries flushed, ports closed.
@@ -301,6 +315,14 @@ mod tests {
                 Request::Events { after: 5, follow: true },
                 r#"{"v":1,"id":7,"cmd":"events","after":5,"follow":true}"#,
             ),
+            (
+                Request::Trace {
+                    port: "a".to_owned(),
+                    frame: "ffff".to_owned(),
+                    unfinished: Unfinished { flags: 1, ..Unfinished::default() },
+                },
+                r#"{"v":1,"id":7,"cmd":"trace","port":"a","frame":"ffff","unfinished":{"flags":1,"gso_type":0,"hdr_len":0,"gso_size":0,"csum_start":0,"csum_offset":0}}"#,
+            ),
             (Request::Stop {}, r#"{"v":1,"id":7,"cmd":"stop"}"#),
         ]
     }
@@ -322,6 +344,15 @@ mod tests {
             Response::Stats(Box::new(stats)),
             Response::Ports(ports),
             Response::Fdb(fdb),
+            Response::Trace(Box::new(Trace {
+                port: "a".to_owned(),
+                len: 60,
+                steps: vec![crate::explain::Step { step: "port".to_owned(), text: "a is up".to_owned() }],
+                verdict: "flooded".to_owned(),
+                reason: None,
+                comment: "flooded to b".to_owned(),
+                egress: Vec::new(),
+            })),
             Response::Done { count: u64::MAX },
             Response::error("no", "yes"),
         ] {

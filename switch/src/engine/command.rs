@@ -6,10 +6,12 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::TurnTimes;
+use super::trace::Traced;
 use crate::bridge::{
     EntryKind, FdbEntry, FdbError, FlushScope, Move, PortCounters, PortId, PortSettings, Settings, Time,
 };
 use crate::frame::{MacAddr, VlanId};
+use crate::offload::VnetHeader;
 use crate::port::{Fault, Link, Losses, Port};
 
 /// How the engine itself behaves; may change while it runs.
@@ -115,6 +117,17 @@ pub enum Command {
         start: u32,
         /// Live entries, and where to go on.
         reply: Sender<(Vec<FdbEntry>, Option<u32>)>,
+    },
+    /// Says what would become of a frame, and changes nothing.
+    Trace {
+        /// Where it would come in.
+        ingress: PortId,
+        /// Its bytes.
+        frame: Vec<u8>,
+        /// Its virtio-net header.
+        vnet: VnetHeader,
+        /// What, and why.
+        reply: Sender<Box<Traced>>,
     },
     /// Takes a snapshot between two turns.
     Read {

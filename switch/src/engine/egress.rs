@@ -30,33 +30,21 @@ impl Egress<'_> {
         while mask != 0 {
             let frame = &burst[mask.trailing_zeros() as usize];
             mask &= mask - 1;
-            if frame.wire_len() > self.longest(frame) {
-                self.refuse(Refusal::Oversize);
-            } else if let Some(wire) = as_is(frame, self.link.offloads) {
-                if self.pad_runts && wire.len() < FRAME_MIN {
+            match Treatment::of(frame, self.link, self.pad_runts) {
+                Treatment::Oversize => self.refuse(Refusal::Oversize),
+                Treatment::AsIs(wire) => batch.push(wire),
+                Treatment::Pad(wire) => {
                     self.flush(&mut batch);
                     self.transmit(&[wire]);
-                } else {
-                    batch.push(wire);
                 }
-            } else {
                 // Order within a flow is kept: what came before leaves first.
-                self.flush(&mut batch);
-                self.finish(frame);
+                Treatment::Finish => {
+                    self.flush(&mut batch);
+                    self.finish(frame);
+                }
             }
         }
         self.flush(&mut batch);
-    }
-
-    /// The longest frame in bytes that fits the MTU: 14 bytes of header more,
-    /// and 4 for an outer 8100 tag, as the kernel allows
-    /// (`is_skb_forwardable` in net/core/dev.c; 88a8 and QinQ get no more).
-    fn longest(&self, frame: &Frame<'_>) -> u32 {
-        let tag = match frame.head().get(12..14) {
-            Some([0x81, 0x00]) => 4,
-            _ => 0,
-        };
-        self.link.mtu.saturating_add(14 + tag)
     }
 
     fn flush(&mut self, batch: &mut ArrayVec<Wire<'_>, BURST_FRAMES>) {
@@ -118,6 +106,45 @@ impl Egress<'_> {
     fn refuse(&mut self, reason: Refusal) {
         self.bridge.counters_mut().port_mut(self.id).refused[reason.index()] += 1;
     }
+}
+
+/// What a link makes of a frame, before its port has a say.
+pub(super) enum Treatment<'a> {
+    /// Too long for the MTU.
+    Oversize,
+    /// It leaves as it came.
+    AsIs(Wire<'a>),
+    /// The same, with zeroes behind it.
+    Pad(Wire<'a>),
+    /// A [`Finisher`] completes its checksum, or cuts it into segments.
+    Finish,
+}
+
+impl<'a> Treatment<'a> {
+    /// What `link` makes of `frame`.
+    #[inline(always)]
+    pub fn of(frame: &Frame<'a>, link: Link, pad_runts: bool) -> Treatment<'a> {
+        if frame.wire_len() > longest(frame, link) {
+            return Treatment::Oversize;
+        }
+        match as_is(frame, link.offloads) {
+            Some(wire) if pad_runts && wire.len() < FRAME_MIN => Treatment::Pad(wire),
+            Some(wire) => Treatment::AsIs(wire),
+            None => Treatment::Finish,
+        }
+    }
+}
+
+/// The longest frame in bytes that fits the MTU: 14 bytes of header more, and 4
+/// for an outer 8100 tag, as the kernel allows (`is_skb_forwardable` in
+/// net/core/dev.c; 88a8 and QinQ get no more).
+#[inline]
+pub(super) fn longest(frame: &Frame<'_>, link: Link) -> u32 {
+    let tag = match frame.head().get(12..14) {
+        Some([0x81, 0x00]) => 4,
+        _ => 0,
+    };
+    link.mtu.saturating_add(14 + tag)
 }
 
 /// Hands wires to the port. If short frames are padded, only the last may be

@@ -18,10 +18,12 @@ mod spin;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod turns;
 
 pub use command::{Command, PortSnapshot, Report, Snapshot, Tuning};
 pub use handle::{Closed, Ended, Handle};
+pub use trace::{Fate, Traced};
 pub use turns::{TURN_BUCKETS, TurnTimes};
 
 use std::io;

@@ -57,6 +57,9 @@ impl Engine {
             Command::FdbRead { start, reply } => {
                 let _ = reply.send(self.bridge.fdb_page(now, start, FDB_CHUNK));
             }
+            Command::Trace { ingress, frame, vnet, reply } => {
+                let _ = reply.send(Box::new(self.trace(now, ingress, &frame, vnet)));
+            }
             Command::Read { reply } => {
                 self.count_fast();
                 let _ = reply.send(self.snapshot(now));

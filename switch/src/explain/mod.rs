@@ -8,11 +8,13 @@
 //! said.
 
 mod comment;
+mod egress;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 pub use comment::{Comment, refused};
+pub use egress::fate;
 pub use steps::{Step, steps};
 
 use crate::bridge::{PortId, PortSet};

@@ -71,6 +71,7 @@ impl Supervisor {
             Request::FdbFlush { filter, statics } => self.fdb_flush(&filter, statics),
             Request::Reload {} => Ok(self.reload().map_or_else(Response::Error, Response::Changed)),
             Request::Events { after, .. } => Ok(Response::Events(self.events(after))),
+            Request::Trace { port, frame, unfinished } => self.trace(&port, &frame, unfinished),
             Request::Stop {} => {
                 self.stopping = true;
                 Ok(Response::Done { count: 0 })

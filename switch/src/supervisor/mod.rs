@@ -13,6 +13,7 @@ mod follow;
 mod record;
 mod reload;
 mod sockets;
+mod trace;
 
 pub use reload::Source;
 
