@@ -16,6 +16,7 @@ mod isolation;
 mod lifecycle;
 mod live;
 mod ports;
+mod reasons;
 mod refusals;
 mod sums;
 mod switch_pairs;
