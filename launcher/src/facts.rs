@@ -33,7 +33,8 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
     let mut roots = BTreeMap::new();
     for guest in &lab.guests {
         if let Some(image) = guest.image() {
-            formats.insert(image.to_owned(), disk::format(image).map_err(|e| missing(image, &e))?);
+            formats
+                .insert(image.to_owned(), disk::format(image).map_err(|e| missing(image, &guest.name, &e))?);
         }
         if let Boot::Kernel { kernel, initrd, .. } = &guest.boot {
             for file in [Some(kernel), initrd.as_ref()].into_iter().flatten() {
@@ -124,12 +125,32 @@ fn check_tun() -> Result<()> {
     Err(anyhow!("{tun}: {e}\n  {fix}"))
 }
 
-fn missing(image: &Path, error: &anyhow::Error) -> anyhow::Error {
+fn missing(image: &Path, guest: &str, error: &anyhow::Error) -> anyhow::Error {
     if image.exists() {
         return anyhow!("{error:#}");
     }
     let path = image.display();
-    anyhow!("{path} is missing\n  make it: vlab disk create {path} --size 8G, and install a system into it")
+    anyhow!(
+        "{path} is missing\n  make it: vlab disk create {path} --size 8G, then vlab install {guest} --iso FILE"
+    )
+}
+
+/// Images of the lab in which nothing was ever written: their guests would start
+/// into nothing, and be waited for in vain.
+pub fn empty_images(lab: &Lab) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for guest in &lab.guests {
+        let Some(image) = guest.image() else { continue };
+        // The smallest boot loader and file system take more.
+        let empty = disk::info(image, &[]).is_ok_and(|info| info.base.is_none() && info.disk_size < 1 << 20);
+        if empty && !warnings.iter().any(|(known, _)| *known == image) {
+            warnings.push((image, guest.name.as_str()));
+        }
+    }
+    let text = |(image, guest): (&Path, &str)| {
+        format!("{} is empty; install a system into it: vlab install {guest} --iso FILE", image.display())
+    };
+    warnings.into_iter().map(text).collect()
 }
 
 fn check_clone(clone: &Path, base: &Path) -> Result<()> {
@@ -268,6 +289,20 @@ mod tests {
         let (interface, subnet) = parse_route(line).unwrap();
         assert_eq!((interface.as_str(), subnet.to_string()), ("eth0", "192.168.1.0/24".to_owned()));
         assert_eq!(parse_route("eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0"), None);
+    }
+
+    #[test]
+    fn an_empty_image_is_named_once_with_its_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.qcow2");
+        disk::create(&path, "8M", disk::Existing::Keep, &[]).unwrap();
+        fs::write(folder.path().join("b.img"), vec![7; 2 << 20]).unwrap();
+        let text =
+            "[guests.a]\nbase = \"a.qcow2\"\n[guests.b]\nbase = \"a.qcow2\"\n[guests.c]\ndisk = \"b.img\"\n";
+        let lab = crate::lab::parse(text, Path::new("lab.toml"), folder.path()).unwrap();
+        let said = empty_images(&lab);
+        let expected = format!("{} is empty; install a system into it: vlab install a", path.display());
+        assert!(said.len() == 1 && said[0].starts_with(&expected), "{said:?}");
     }
 
     #[test]

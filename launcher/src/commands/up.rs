@@ -153,7 +153,7 @@ fn standing(file: &Path, places: &Places, machine: &mut Machine) -> Result<Optio
 
 /// What the user should know before it starts.
 fn notes(lab: &Lab, facts: &Facts) {
-    for warning in facts::overlapping_routes(lab) {
+    for warning in facts::overlapping_routes(lab).into_iter().chain(facts::empty_images(lab)) {
         eprintln!("warning: {warning}");
     }
     for choice in link::choices(lab, facts) {

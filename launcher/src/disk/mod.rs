@@ -267,6 +267,52 @@ mod tests {
         assert!(again.to_string().contains("--force"), "{again}");
     }
 
+    /// Answers one request at a time with what `answer` says to its path.
+    fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                let request = lines.next().unwrap_or_default();
+                while lines.next().is_some_and(|line| !line.is_empty()) {}
+                let reply = answer(request.split(' ').nth(1).unwrap_or_default());
+                // A client that hangs up early is its own loss.
+                let _ = stream.write_all(reply.as_bytes());
+            }
+        });
+        port
+    }
+
+    #[test]
+    fn a_server_may_send_elsewhere_but_not_to_files_of_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, to) = (directory.path().join("secret"), directory.path().join("to"));
+        fs::write(&secret, "abc").unwrap();
+        let file = format!("file://{}", secret.display());
+        let port = serve(move |path| {
+            let to = |place: &str| format!("HTTP/1.0 302 Found\r\nLocation: {place}\r\n\r\n");
+            match path {
+                "/image" => "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+                "/moved" => to("/image"),
+                "/stolen" => to(&file),
+                _ => "HTTP/1.0 404 Not Found\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+            }
+        });
+        let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let fetch =
+            |path: &str| fetch(&format!("http://127.0.0.1:{port}{path}"), sum, &to, Existing::Replace, &[]);
+        fetch("/image").unwrap();
+        fetch("/moved").unwrap();
+        fs::remove_file(&to).unwrap();
+        for path in ["/stolen", "/absent"] {
+            // Its sum would be right.
+            fetch(path).unwrap_err();
+            assert_eq!(names(directory.path()), ["secret"], "{path}");
+        }
+    }
+
     #[test]
     fn failures_leave_nothing() {
         let directory = tempfile::tempdir().unwrap();
