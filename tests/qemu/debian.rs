@@ -2,6 +2,7 @@
 //! ssh server: it learns everything from its seed.
 
 use anyhow::{Result, ensure};
+use vswitch_tests::netns::run;
 use vswitch_tests::qemu::{Turn, debian};
 use vswitch_tests::require;
 
@@ -69,7 +70,28 @@ nics = [{{ network = "lan", address = "192.168.1.151" }}]
     lab.words(&["cp", "zero:/root/x", &back])?;
     ensure!(std::fs::read_to_string(back)? == "there and back");
 
+    known_to_other_programs(&lab)?;
     lab.vlab("down --disks")?;
     ensure!(lab.traces()? == before, "{:?} before, {:?} after", before, lab.traces()?);
+    Ok(())
+}
+
+/// What ssh itself and Ansible are told, and a lab among others.
+fn known_to_other_programs(lab: &Lab) -> Result<()> {
+    let config = lab.path("ssh_config");
+    std::fs::write(&config, lab.vlab("ssh-config")?)?;
+    let mut ssh = lab.ns.command("ssh");
+    ssh.arg("-F").arg(&config).args(["one", "uname -n"]);
+    ensure!(run(&mut ssh)? == "uno\n");
+    let inventory = lab.vlab("inventory")?;
+    let (group, hosts) = inventory.split_once('\n').unwrap_or_default();
+    ensure!(group == format!("[{}]", lab.name.replace('-', "_")), "{inventory}");
+    for (line, guest) in hosts.lines().zip(["zero", "one"]) {
+        ensure!(line.starts_with(&format!("{guest} ansible_host=127.0.0.1 ")), "{inventory}");
+        ensure!(line.contains(" ansible_user=root"), "{inventory}");
+    }
+    let all = run(lab.command("vlab")?.args(["status", "--all"]))?;
+    let line = all.lines().find(|line| line.starts_with(&lab.name)).unwrap_or_default();
+    ensure!(line.contains("2 of 2 up") && line.contains("1 of 1 up"), "{all}");
     Ok(())
 }

@@ -1,8 +1,5 @@
 //! Whole labs by `vlab`: up, in use, down, and what is left then.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use vswitch_tests::clock::wait_until;
@@ -53,35 +50,12 @@ fn the_plan_pasted_into_a_shell_is_the_same_network() -> Result<()> {
     let before = lab.traces()?;
     let script = lab.vlab("plan")?;
     ensure!(lab.traces()? == before, "planning made something: {:?}", lab.traces()?);
-    // A shell that knows no vlab: the script's programs are named in full, or
-    // the system's own.
-    let mut shell = Command::new("ip");
-    shell.args(["netns", "exec", lab.ns.name(), "sh", "-e", "-c", &script]);
-    shell.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
-    let output = shell.output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    lab.paste(&script)?;
     for (guest, peer) in [("zero", "192.168.1.151"), ("one", "192.168.1.150")] {
-        let log = Path::new("/var/lib/vlab").join(&lab.name).join(format!("{guest}.console.log"));
-        wait_until(&format!("{guest} to be ready"), LIMIT, || {
-            std::fs::read_to_string(&log).is_ok_and(|text| text.contains("guest: ready"))
-        })?;
         let output = lab.console(guest)?.run(&format!("ping -c 3 {peer}"), LIMIT)?;
         ensure!(output.contains(" 0% packet loss"), "{output}");
     }
-    // What was pasted is ended by hand: the guests first, then their switch.
-    for what in ["qemu", "vswitch"] {
-        let is_one = |pid: &i32| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            name.starts_with(what)
-        };
-        for pid in lab.processes()?.into_iter().filter(is_one).filter_map(Pid::from_raw) {
-            kill_process(pid, Signal::TERM)?;
-        }
-        wait_until(&format!("{what} to end"), LIMIT, || {
-            lab.processes().is_ok_and(|left| !left.iter().any(is_one))
-        })?;
-    }
-    std::fs::remove_dir_all(lab.run_dir())?;
+    lab.end_by_hand()?;
     ensure!(lab.traces()? == before, "{:?} before, {:?} after", before, lab.traces()?);
     Ok(())
 }

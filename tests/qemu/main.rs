@@ -16,6 +16,7 @@ mod lab;
 mod links;
 mod rig;
 mod rootless;
+mod router;
 mod traffic;
 mod tutorial;
 mod uefi;

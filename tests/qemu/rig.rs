@@ -7,12 +7,17 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use vswitch_tests::clock::wait_until;
 use vswitch_tests::netns::Netns;
 use vswitch_tests::process::binary;
 use vswitch_tests::qemu::{Console, images};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Time that an installed system has to boot beside another one.
+const BOOT: Duration = Duration::from_secs(180);
 
 /// A lab in a namespace of its own, taken down when dropped.
 pub(crate) struct Lab {
@@ -102,6 +107,46 @@ nics = [{{ network = "lan", address = "192.168.1.151", model = "e1000" }}]
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "vlab {words:?}: {}: {stdout}{stderr}", output.status);
         Ok(stdout)
+    }
+
+    /// Pastes what `vlab plan` printed into a shell that knows no vlab, and waits
+    /// until both guests are ready. Its programs are named in full, or are the
+    /// system's own.
+    pub(crate) fn paste(&self, script: &str) -> Result<()> {
+        let logs = ["zero", "one"]
+            .map(|guest| Path::new("/var/lib/vlab").join(&self.name).join(format!("{guest}.console.log")));
+        for log in &logs {
+            // Of an earlier start: it would answer for this one.
+            let _ = std::fs::remove_file(log);
+        }
+        let mut shell = Command::new("ip");
+        shell.args(["netns", "exec", self.ns.name(), "sh", "-e", "-c", script]);
+        shell.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+        let output = shell.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for log in &logs {
+            wait_until(&format!("`guest: ready` in {}", log.display()), BOOT, || {
+                std::fs::read_to_string(log).is_ok_and(|text| text.contains("guest: ready"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was pasted: the guests first, then their switch.
+    pub(crate) fn end_by_hand(&self) -> Result<()> {
+        for what in ["qemu", "vswitch"] {
+            let is_one = |pid: &i32| {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                name.starts_with(what)
+            };
+            for pid in self.processes()?.into_iter().filter(is_one).filter_map(Pid::from_raw) {
+                kill_process(pid, Signal::TERM)?;
+            }
+            wait_until(&format!("{what} to end"), LIMIT, || {
+                self.processes().is_ok_and(|left| !left.iter().any(is_one))
+            })?;
+        }
+        Ok(std::fs::remove_dir_all(self.run_dir())?)
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {

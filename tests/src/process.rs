@@ -309,13 +309,27 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// Memory of process `pid` in bytes, of what it shares only its part: what many
+/// of a kind take together is the sum of these.
+///
+/// # Errors
+/// It does not exist, or is another user's.
+pub fn proportional_bytes(pid: u32) -> Result<u64> {
+    kib_in(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
 /// Resident memory of process `pid` in bytes.
 ///
 /// # Errors
 /// It does not exist.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+    kib_in(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+fn kib_in(path: &str, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.with_context(|| format!("no {name} in {path}"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())?;
     Ok(kib * 1024)
 }
