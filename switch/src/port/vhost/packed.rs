@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 use super::call::Call;
 use super::chain::{self, Access, CHAIN_MAX, Runs};
 use super::memory::GuestMemory;
+use super::prefetch::{self, LINE};
 use super::ring::{Breach, Descriptor, Ring, RingAddresses, SIZE_MAX, is_passed};
 
 /// Flags of a descriptor: whose it is (VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED).
@@ -320,6 +321,14 @@ impl Ring for PackedRing {
     #[inline]
     fn seen(&self) -> u16 {
         self.seen
+    }
+
+    #[inline]
+    fn fetch(&self, count: u16) {
+        // What was looked for is here already, but only to be read.
+        for slot in self.slots(self.used.slot, count).step_by(LINE / Descriptor::LEN) {
+            prefetch::write(self.descriptors.wrapping_add(usize::from(slot)).cast(), 1);
+        }
     }
 
     #[inline]

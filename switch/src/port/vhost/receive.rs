@@ -83,6 +83,7 @@ impl Received {
         let count = waiting.min(BURST_FRAMES);
         let mut buffers: ArrayVec<Buffer, BURST_FRAMES> = ArrayVec::new();
         let mut breach = None;
+        ring.fetch(u16::try_from(count).unwrap_or(u16::MAX));
         // First all descriptors, and the frames' first lines on their way to
         // us: they are in another core's cache, 100 ns from here.
         for ahead in 0..count {

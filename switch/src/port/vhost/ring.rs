@@ -96,6 +96,11 @@ pub(super) trait Ring {
     /// How many of those that were seen are left.
     fn seen(&self) -> u16;
 
+    /// Asks for the lines of the next `count` buffers' first descriptors and of
+    /// as many used ones: the driver had them last, and one after the other each
+    /// would be waited for.
+    fn fetch(&self, count: u16);
+
     /// The head of the `ahead`-th available buffer, which was seen.
     ///
     /// # Errors

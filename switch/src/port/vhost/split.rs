@@ -11,12 +11,16 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 use super::call::Call;
 use super::chain::{self, Access, Runs};
 use super::memory::GuestMemory;
+use super::prefetch::{self, LINE};
 use super::ring::{Breach, Descriptor, Ring, RingAddresses, SIZE_MAX, is_passed};
 
 /// Flag of the used ring: no kicks, please (VIRTQ_USED_F_NO_NOTIFY).
 const NO_NOTIFY: u16 = 1;
 /// Flag of the available ring: no interrupts, please (VIRTQ_AVAIL_F_NO_INTERRUPT).
 const NO_INTERRUPT: u16 = 1;
+
+/// Bytes of a used element.
+const USED_LEN: usize = 8;
 
 /// A split virtqueue over a guest's memory, which must outlive it.
 #[derive(Debug)]
@@ -157,6 +161,20 @@ impl Ring for SplitRing {
     #[inline]
     fn seen(&self) -> u16 {
         self.seen_available.wrapping_sub(self.next_available)
+    }
+
+    #[inline]
+    fn fetch(&self, count: u16) {
+        for ahead in 0..count {
+            let place = usize::from(self.next_available.wrapping_add(ahead)) & self.mask;
+            let head = self.available_at(2 + place).load(Ordering::Relaxed);
+            // Any address may be asked for; which may be read is checked later.
+            prefetch::read(self.descriptors.wrapping_add(usize::from(head)).cast(), 1);
+        }
+        for ahead in (0..count).step_by(LINE / USED_LEN) {
+            let place = usize::from(self.next_used.wrapping_add(ahead)) & self.mask;
+            prefetch::write(self.used.wrapping_add(2 + 4 * place).cast(), 1);
+        }
     }
 
     #[inline]

@@ -65,7 +65,9 @@ impl Ahead {
             ring.waiting()?;
         }
         let mut ahead = Ahead { buffers: ArrayVec::new(), next: 0 };
-        for number in 0..ring.seen().min(u16::try_from(count).unwrap_or(u16::MAX)) {
+        let count = ring.seen().min(u16::try_from(count).unwrap_or(u16::MAX));
+        ring.fetch(count);
+        for number in 0..count {
             let head = ring.head(number)?;
             let Descriptor { addr, len, flags, .. } = ring.first(head);
             let mut run = Run { ptr: ptr::null_mut(), len: 0 };
@@ -112,16 +114,18 @@ pub(super) fn send(
     let Some((head, to)) = ahead.single(len) else {
         return spread(ring, memory, layout, wire, ahead, runs);
     };
-    let header = header(wire, layout, 1);
+    let (first, last) = header(wire, layout, 1);
     // SAFETY: the buffer is in the guest's memory and has room for `len` bytes;
     // the wire's bytes stay where they are while it lives. Should they overlap
     // (one memory shared by two guests), the bytes are the guests' own affair,
     // and are moved as if by way of a copy.
     unsafe {
+        to.cast::<u64>().write_unaligned(first);
         if layout.header_len == HEADER_MAX {
-            to.cast::<[u8; HEADER_MAX]>().write(header);
+            to.add(8).cast::<u32>().write_unaligned(last);
         } else {
-            ptr::copy_nonoverlapping(header.as_ptr(), to, layout.header_len);
+            let [low, high, ..] = last.to_le_bytes();
+            to.add(8).cast::<[u8; 2]>().write([low, high]);
         }
         let mut to = to.add(layout.header_len);
         copy(wire.head.as_ptr(), to, wire.head.len());
@@ -167,7 +171,10 @@ fn spread(
         room += bytes;
     }
     let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
-    let header = header(wire, layout, count);
+    let (first, last) = header(wire, layout, count);
+    let mut header = [0; HEADER_MAX];
+    header[..8].copy_from_slice(&first.to_le_bytes());
+    header[8..].copy_from_slice(&last.to_le_bytes());
     let mut writer = Writer { runs: runs.as_slice(), at: 0 };
     writer.write(header.as_ptr(), layout.header_len);
     writer.write(wire.head.as_ptr(), wire.head.len());
@@ -185,16 +192,21 @@ fn spread(
 /// Room for the runs of a frame: for one more of the longest chains at any time.
 pub(super) const RUNS_MAX: usize = 2 * CHAIN_MAX;
 
-/// The header that goes before the frame.
-#[inline]
-fn header(wire: &Wire<'_>, layout: Layout, buffers: u16) -> [u8; HEADER_MAX] {
+/// The header that goes before the frame: its first eight bytes, and the last
+/// four, as numbers. In memory they would be written in small parts and read in
+/// large ones, and such a load waits until the stores have left the processor,
+/// behind those to the guest's memory: that was 40 % of all time.
+#[inline(always)]
+fn header(wire: &Wire<'_>, layout: Layout, buffers: u16) -> (u64, u32) {
     // Without that feature the driver wants to see zeroes.
     let vnet = if layout.csum { wire.vnet } else { VnetHeader::PLAIN };
-    let vnet: [u8; VnetHeader::LEN] = zerocopy::transmute!(vnet);
-    let mut header = [0; HEADER_MAX];
-    header[..VnetHeader::LEN].copy_from_slice(&vnet);
-    header[VnetHeader::LEN..].copy_from_slice(&buffers.to_le_bytes());
-    header
+    let VnetHeader { flags, gso_type, hdr_len, gso_size, csum_start, csum_offset } = vnet;
+    let first = u64::from(flags)
+        | u64::from(gso_type) << 8
+        | u64::from(hdr_len) << 16
+        | u64::from(gso_size) << 32
+        | u64::from(csum_start) << 48;
+    (first, u32::from(csum_offset) | u32::from(buffers) << 16)
 }
 
 /// Writes along runs.
@@ -220,6 +232,32 @@ impl Writer<'_> {
             if self.at == run.len {
                 (self.runs, self.at) = (&self.runs[1..], 0);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_those_of_the_wire_or_plain() {
+        let vnet = VnetHeader {
+            flags: 1,
+            gso_type: 4,
+            hdr_len: 0x0302,
+            gso_size: 0x0504,
+            csum_start: 0x0706,
+            csum_offset: 0x0908,
+        };
+        let wire = Wire { head: &[], rest: &[], vnet };
+        for (csum, expected) in [(true, vnet), (false, VnetHeader::PLAIN)] {
+            let (first, last) = header(&wire, Layout { header_len: HEADER_MAX, merges: true, csum }, 0x0b0a);
+            let bytes: [u8; VnetHeader::LEN] = zerocopy::transmute!(expected);
+            assert_eq!(
+                [&first.to_le_bytes()[..], &last.to_le_bytes()].concat(),
+                [&bytes[..], &[0x0a, 0x0b]].concat()
+            );
         }
     }
 }
