@@ -4,7 +4,7 @@
 mod live;
 mod pairs;
 
-pub use live::{EventsArgs, LiveCommand, Since};
+pub use live::{EventsArgs, LiveCommand, Since, TopArgs};
 pub use pairs::Pairs;
 
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ Examples:
   vswitch show                              what runs, and what it carried
   vswitch port add netdev:eth1,name=uplink  one port more, while it runs
   vswitch fdb show --port tap0              who was seen behind a port
-  vswitch events --follow                   what happens, as it happens";
+  vswitch top                               all of it, live";
 
 const FORMS: &str = "\
 Frames:
@@ -52,7 +52,7 @@ Frames:
 #[derive(Clone, PartialEq, Debug, Subcommand)]
 pub enum Command {
     /// Run a switch in the foreground until Ctrl-C, a signal or `vswitch stop`.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Ask a running switch.
     #[command(flatten)]
     Client(ClientCommand),
@@ -304,6 +304,9 @@ pub struct RunArgs {
     /// Keep ports apart from the host's own stack: auto, clsact, off [default: auto].
     #[arg(long, value_name = "HOW")]
     pub isolation: Option<String>,
+    /// Where Prometheus reads counters, as 127.0.0.1:9436; without an address: loopback [default: off].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<String>,
     /// Print the ready line, the summary and errors as lines of JSON.
     #[arg(long)]
     pub json: bool,
@@ -323,6 +326,7 @@ impl RunArgs {
             ("busy_poll", &self.busy_poll),
             ("fast_path", &self.fast_path),
             ("isolation", &self.isolation),
+            ("metrics", &self.metrics),
         ];
         let keys = keys.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
         Flags { file: self.config.clone(), ports: self.ports.clone(), keys }

@@ -20,6 +20,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::config::{Config, Invoker, Isolation};
 use crate::control::{Lock, Server};
 use crate::engine::{Closed, Engine};
+use crate::metrics;
 use crate::output;
 use crate::port::watch::Watcher;
 use crate::port::{FastPath, FastTable};
@@ -30,6 +31,8 @@ const REPORTS: Token = Token(1);
 const LINKS: Token = Token(2);
 /// The server's listener has this token, its clients those above.
 const SERVER: Token = Token(16);
+/// The same for those who read metrics.
+const METRICS: Token = Token(64);
 
 /// How often a missing device is asked for, beside the kernel's events.
 const RETRY: Duration = Duration::from_millis(500);
@@ -59,7 +62,14 @@ pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
     let mut links = Watcher::new().context("no netlink socket")?;
     poll.registry().register(&mut links, LINKS, Interest::READABLE)?;
     let _lock = Lock::take(&Invoker::from_env().lock(&config.name), &config.control, config.owner)?;
-    let mut server = Server::bind(&config.control, config.owner, poll.registry(), SERVER)?;
+    let server = Server::bind(&config.control, config.owner, poll.registry(), SERVER)?;
+
+    let metrics = config.metrics.map(|at| metrics::Server::bind(at, poll.registry(), METRICS)).transpose()?;
+    if let Some(at) = metrics.as_ref().map(metrics::Server::address) {
+        let whom = if at.ip().is_loopback() { "" } else { ", by anybody who can reach it" };
+        say(&format!("metrics: http://{at}/metrics{whom}"));
+    }
+    let mut servers = Servers { control: server, metrics };
 
     let tuning = supervisor::tuning(&config);
     let (engine, handle) = Engine::new(config.settings, tuning, secret(), Some(Arc::clone(&waker)))?;
@@ -76,7 +86,7 @@ pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
         Supervisor::new(&config, run_id(), handle, fast, poll.registry().try_clone()?).with_source(source);
 
     let outcome = start(&mut supervisor, &mut links, config, form)
-        .and_then(|()| serve(&mut poll, &mut signals, terminal, &mut links, &mut server, &mut supervisor));
+        .and_then(|()| serve(&mut poll, &mut signals, terminal, &mut links, &mut servers, &mut supervisor));
     // Whatever happened, the devices are closed and what was made is removed.
     let _ = supervisor.stop();
     let joined = data.join();
@@ -102,9 +112,16 @@ pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
         say(&line);
     }
     // Last: a client that asked for the end waits for this socket to close.
-    drop(server);
+    drop(servers);
     outcome?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Who may ask the switch something.
+#[derive(Debug)]
+struct Servers {
+    control: Server,
+    metrics: Option<metrics::Server>,
 }
 
 /// Opens what the configuration names, and says that the switch is ready.
@@ -140,14 +157,16 @@ fn serve(
     signals: &mut Signals,
     terminal: Terminal,
     links: &mut Watcher,
-    server: &mut Server,
+    servers: &mut Servers,
     supervisor: &mut Supervisor,
 ) -> anyhow::Result<()> {
     let mut events = Events::with_capacity(64);
     let mut next_retry = now();
     loop {
         let retry = supervisor.is_waiting().then(|| next_retry.saturating_duration_since(now()));
-        let waits = [server.timeout(now()), retry, supervisor.journal_timeout()];
+        let Servers { control: server, metrics } = servers;
+        let asked = metrics.as_ref().and_then(|metrics| metrics.timeout(now()));
+        let waits = [server.timeout(now()), asked, retry, supervisor.journal_timeout()];
         let wait = waits.into_iter().flatten().min();
         match poll.poll(&mut events, wait) {
             Ok(()) => {}
@@ -176,6 +195,12 @@ fn serve(
                 }
                 LINKS => supervisor.follow(links)?,
                 token if Supervisor::owns(token) => supervisor.greet(token)?,
+                token if !server.owns(token) => {
+                    if let Some(metrics) = metrics {
+                        let clients = server.clients_len();
+                        metrics.ready(token, now(), &mut || supervisor.reading(clients));
+                    }
+                }
                 token => {
                     server.ready(token, now(), &mut |request| supervisor.answer(request));
                     // A port that came or went may need another namespace.
@@ -192,6 +217,9 @@ fn serve(
         supervisor.settle_journal();
         server.publish(now(), supervisor.journal(), supervisor.uptime_ms());
         server.expire(now());
+        if let Some(metrics) = metrics {
+            metrics.expire(now());
+        }
         if supervisor.is_stopping() {
             return Ok(());
         }

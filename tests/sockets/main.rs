@@ -4,9 +4,10 @@
 //! with guests that speak as QEMU does.
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
-//! itself goes; what requests do is tested with the whole switch. `commands`
-//! runs the client commands of the program as it was built. `follow` is the
-//! server with clients that follow events, `events` and `reload` a whole switch.
+//! itself goes; what requests do is tested with the whole switch. `commands` runs the
+//! client commands of the program as it was built. `follow` is the server with
+//! clients that follow events; `events`, `metrics`, `reload` and `top` are a
+//! whole switch.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up has failed the test")]
 
@@ -15,7 +16,9 @@ mod control;
 mod dgram;
 mod events;
 mod follow;
+mod metrics;
 mod ports;
 mod reload;
 mod rig;
 mod stream;
+mod top;

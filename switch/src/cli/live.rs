@@ -14,6 +14,8 @@ use crate::events::Kind;
 pub enum LiveCommand {
     /// What happened: ports, peers, addresses, faults, changes.
     Events(EventsArgs),
+    /// Ports, addresses and events at a glance, live.
+    Top(TopArgs),
 }
 
 impl LiveCommand {
@@ -21,6 +23,7 @@ impl LiveCommand {
     pub fn target(&self) -> &Target {
         match self {
             LiveCommand::Events(args) => &args.target,
+            LiveCommand::Top(args) => &args.target,
         }
     }
 }
@@ -37,6 +40,20 @@ pub struct EventsArgs {
     /// Only events of this kind, as port_down; may be repeated.
     #[arg(long = "kind", value_name = "KIND")]
     pub kinds: Vec<Kind>,
+    /// Which switch.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// The flags of `vswitch top`.
+#[derive(Clone, PartialEq, Debug, Args)]
+pub struct TopArgs {
+    /// Time between two looks, at least 100ms.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Print one look as plain text and end; so does an output that is no terminal.
+    #[arg(long)]
+    pub once: bool,
     /// Which switch.
     #[command(flatten)]
     pub target: Target,

@@ -83,6 +83,7 @@ impl Config {
             "busy_poll" => duration_text(self.busy_poll),
             "fast_path" => self.fast_path.to_string(),
             "isolation" => self.isolation.name().to_owned(),
+            "metrics" => self.metrics.map_or_else(|| "off".to_owned(), |at| at.to_string()),
             _ => return None,
         })
     }

@@ -101,6 +101,7 @@ fn needs_restart(old: &Config, new: &Config, changes: &mut Vec<Change>) {
         ("owner", old.owner != new.owner),
         ("fdb_size", old.settings.fdb_size != new.settings.fdb_size),
         ("isolation", old.isolation != new.isolation),
+        ("metrics", old.metrics != new.metrics),
     ] {
         if differs {
             changes.push(Change::NeedsRestart(key));

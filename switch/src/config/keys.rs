@@ -1,6 +1,7 @@
 //! The keys of ports and of the switch: one table for files, flags, port
 //! specifications and requests.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub const SWITCH_KEYS: &[&str] = &[
     "busy_poll",
     "fast_path",
     "isolation",
+    "metrics",
 ];
 
 /// Keys of `[switch]` that a running switch can change.
@@ -193,6 +195,7 @@ pub(super) fn set_switch_key(config: &mut Config, key: &str, value: &Value) -> R
         "busy_poll" => config.busy_poll = value.duration(key, BUSY_POLL_MAX)?,
         "fast_path" => config.fast_path = value.bool(key)?,
         "isolation" => config.isolation = isolation(value)?,
+        "metrics" => config.metrics = metrics(value)?,
         _ => return Err(unknown_key(key, SWITCH_KEYS, "in [switch]")),
     }
     Ok(())
@@ -245,9 +248,46 @@ fn isolation(value: &Value) -> Result<Isolation, Fault> {
         .ok_or_else(|| Fault::new(format!("`isolation` cannot be `{value}`"), "write auto, clsact or off"))
 }
 
+/// An address to serve metrics at; a port alone is one of the loopback's, which
+/// nobody else reaches.
+fn metrics(value: &Value) -> Result<Option<SocketAddr>, Fault> {
+    let loopback = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let address = match value {
+        Value::Text(text) if text == "off" => return Ok(None),
+        Value::Text(text) => {
+            let port = text.strip_prefix(':').unwrap_or(text).parse().map(loopback).ok();
+            text.parse().ok().or(port)
+        }
+        Value::Number(port) => u16::try_from(*port).ok().map(loopback),
+        Value::Bool(_) => None,
+    };
+    address.map(Some).ok_or_else(|| {
+        let fix = "write an address and a port, as 127.0.0.1:9436 or [::1]:9436, or off";
+        Fault::new(format!("`metrics` cannot be `{value}`"), fix)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_read_at_the_loopback_unless_told_otherwise() {
+        let read = |text: &str| metrics(&Value::from(text)).map(|at| at.map(|at| at.to_string()));
+        for (text, address) in [
+            ("9436", "127.0.0.1:9436"),
+            (":9436", "127.0.0.1:9436"),
+            ("0.0.0.0:9436", "0.0.0.0:9436"),
+            ("[::1]:9436", "[::1]:9436"),
+        ] {
+            assert_eq!(read(text), Ok(Some(address.to_owned())));
+        }
+        assert_eq!(read("off"), Ok(None));
+        assert_eq!(metrics(&Value::Number(9436)), Ok(Some(([127, 0, 0, 1], 9436).into())));
+        for bad in ["", "on", "localhost", "127.0.0.1", "1.2.3.4:99999", "::1:5"] {
+            assert!(read(bad).unwrap_err().fix.contains("127.0.0.1:9436"), "{bad}");
+        }
+    }
 
     #[test]
     fn ports_read_back_the_keys_and_the_text_they_give() {

@@ -30,6 +30,7 @@ pub use places::{Invoker, uid_of_user, user_of_uid};
 pub use value::{Value, duration_text, parse_duration};
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub fast_path: bool,
     /// How `netdev` ports are kept apart from the host's own stack.
     pub isolation: Isolation,
+    /// Where metrics are read, if they are.
+    pub metrics: Option<SocketAddr>,
     /// Ports, in the order of their creation.
     pub ports: Vec<PortConfig>,
     /// Static FDB entries.
@@ -128,6 +131,7 @@ impl Config {
             busy_poll: invoker.busy_poll(),
             fast_path: true,
             isolation: Isolation::Auto,
+            metrics: None,
             ports: Vec::new(),
             fdb: Vec::new(),
         }
@@ -146,6 +150,7 @@ impl Config {
             busy_poll: Duration::ZERO,
             fast_path: true,
             isolation: self.isolation,
+            metrics: self.metrics,
             ports: Vec::new(),
             fdb: Vec::new(),
         }

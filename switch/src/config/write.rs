@@ -18,7 +18,8 @@ impl Config {
         let _ = write!(
             text,
             "]\n\n[switch]\nname = {}\ncontrol = {}\nowner = {}\nageing = \"{}\"\nfdb_size = {}\n\
-             transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nfast_path = {}\nisolation = \"{}\"\n",
+             transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nfast_path = {}\nisolation = \"{}\"\n\
+             metrics = \"{}\"\n",
             quoted(&self.name),
             quoted(&self.control.to_string_lossy()),
             self.owner,
@@ -29,6 +30,7 @@ impl Config {
             duration_text(self.busy_poll),
             self.fast_path,
             self.isolation.name(),
+            self.metrics.map_or_else(|| "off".to_owned(), |at| at.to_string()),
         );
         for entry in &self.fdb {
             let _ = write!(text, "\n[[fdb]]\nmac = \"{}\"\nport = {}\n", entry.mac, quoted(&entry.port));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::live::{Changed, Events};
 use super::lock::Lock;
 use super::protocol::{Envelope, FdbFilter, Request, Response, encode};
-use super::reply::{ErrorReply, FdbLine, Show};
+use super::reply::{ErrorReply, Fdb, FdbLine, Show};
 use super::stats::Stats;
 use crate::config::{Invoker, Keys};
 
@@ -309,6 +309,18 @@ impl Client {
         }
     }
 
+    /// One page of the FDB: the entries that match `filter` from `start` on, and
+    /// where the next page starts.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn fdb_page(&mut self, filter: &FdbFilter, start: u64) -> Result<Fdb, ClientError> {
+        let Response::Fdb(page) = self.call(&Request::FdbShow { filter: filter.clone(), start })? else {
+            return Err(self.unexpected());
+        };
+        Ok(page)
+    }
+
     /// All FDB entries that match `filter`, page by page. Frames go on
     /// meanwhile, so an entry that moves between two pages may be missed.
     ///
@@ -318,9 +330,7 @@ impl Client {
         let mut entries = Vec::new();
         let mut start = 0;
         loop {
-            let Response::Fdb(page) = self.call(&Request::FdbShow { filter: filter.clone(), start })? else {
-                return Err(ClientError::Unknown { path: self.path.clone(), what: "not a page".to_owned() });
-            };
+            let page = self.fdb_page(filter, start)?;
             entries.extend(page.entries);
             match page.next {
                 Some(next) if next > start => start = next,

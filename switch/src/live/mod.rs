@@ -1,18 +1,19 @@
-//! The commands that go on showing a running switch: `events` and `stats --watch`.
+//! The commands that go on showing a running switch: `events`, `stats --watch` and
+//! `top`.
 //!
 //! Each is a client like any other, polite to the switch: one request for each
 //! look, a connection of its own for each that is far from the last, and for
 //! events one connection on which the switch speaks.
 //!
-//! Deliberately absent: what is printed, which is pure text made in `events`
-//! and `rates`.
+//! Deliberately absent: what is printed, which is pure text made in `events`,
+//! `rates` and `top`.
 
 mod events;
 mod rates;
 mod watch;
 
 pub use rates::{PortRates, Rates, short};
-pub use watch::stats;
+pub use watch::{rates_json, stats};
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ use crate::config::Invoker;
 pub fn run(command: &LiveCommand, invoker: &Invoker) -> anyhow::Result<ExitCode> {
     match command {
         LiveCommand::Events(args) => events::run(args, invoker),
+        LiveCommand::Top(args) => crate::top::run(args, invoker),
     }
 }
 

@@ -27,7 +27,11 @@ pub fn stats(interval: Duration, target: &Target, invoker: &Invoker) -> anyhow::
         sleep(interval);
         let now = read(target, invoker)?;
         if let Some(rates) = Rates::between(&before, &now) {
-            let text = if target.json { json(&now, &rates) } else { text(&now, &rates, &mut lines) };
+            let text = if target.json {
+                rates_json(&now, &rates).to_string() + "\n"
+            } else {
+                text(&now, &rates, &mut lines)
+            };
             if !put(&text)? {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -78,8 +82,8 @@ fn text(now: &Stats, rates: &Rates, lines: &mut usize) -> String {
     text
 }
 
-/// One look as a line of JSON: rates a second, and the counters themselves.
-fn json(now: &Stats, rates: &Rates) -> String {
+/// One look for machines: rates a second, and the counters themselves.
+pub fn rates_json(now: &Stats, rates: &Rates) -> serde_json::Value {
     let port = |rates: &PortRates| {
         let PortRates { name, rx, tx, rx_bits, tx_bits, drops, refused, lost, reasons } = rates;
         let reasons: serde_json::Map<String, serde_json::Value> =
@@ -90,11 +94,10 @@ fn json(now: &Stats, rates: &Rates) -> String {
         })
     };
     let ports: Vec<_> = rates.ports.iter().map(port).collect();
-    let look = serde_json::json!({
+    serde_json::json!({
         "uptime_ms": now.uptime_ms, "interval_ms": rates.interval_ms,
         "ports": ports, "total": port(&rates.total), "stats": now,
-    });
-    look.to_string() + "\n"
+    })
 }
 
 #[cfg(test)]
@@ -133,9 +136,8 @@ mod tests {
     #[test]
     fn machines_get_rates_and_counters_on_one_line() {
         let (now, rates) = looks();
-        let line = json(&now, &rates);
-        assert_eq!(line.matches('\n').count(), 1);
-        let look: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let look = rates_json(&now, &rates);
+        assert_eq!(look.to_string().matches('\n').count(), 0);
         assert_eq!((&look["ports"][0]["rx"], &look["total"]["rx_bits"]), (&12_345.into(), &8_000_000.into()));
         assert_eq!(
             (&look["ports"][0]["reasons"]["filtered"], &look["stats"]["name"]),

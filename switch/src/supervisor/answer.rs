@@ -90,7 +90,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn snapshot(&self) -> Result<Snapshot, Ended> {
+    pub(super) fn snapshot(&self) -> Result<Snapshot, Ended> {
         self.engine.ask(|reply| Command::Read { reply })
     }
 

@@ -9,6 +9,7 @@ use super::Supervisor;
 use crate::bridge::{Note, NoteKind, PortId, Taken};
 use crate::control::Events;
 use crate::events::{Happening, Journal, Kind, Stamp};
+use crate::metrics::{PortReading, Reading};
 use crate::port::Device;
 
 impl Supervisor {
@@ -31,6 +32,27 @@ impl Supervisor {
     pub fn happened(&mut self, what: Happening) {
         let stamp = self.stamp();
         self.journal.record(stamp, what);
+    }
+
+    /// Everything that metrics tell, at one instant; `None` once the data thread
+    /// has ended.
+    pub fn reading(&self, clients: usize) -> Option<Reading> {
+        let snapshot = self.snapshot().ok()?;
+        let port = |held: &super::Held| {
+            let macs = snapshot.ports.iter().find(|port| port.id == held.id).map_or(0, |port| port.macs);
+            PortReading { name: held.name.clone(), up: held.link.up, mtu: held.link.mtu, macs }
+        };
+        let (uptime, wall) = self.engine.now();
+        Some(Reading {
+            stats: self.stats_of(&snapshot),
+            ports: self.ports.iter().map(port).collect(),
+            fdb_len: snapshot.fdb_len,
+            fdb_size: self.config.settings.fdb_size,
+            turns: snapshot.turns,
+            started: wall.saturating_sub(Duration::from_nanos(uptime.as_nanos())).as_secs_f64(),
+            clients: u32::try_from(clients).unwrap_or(u32::MAX),
+            events: self.journal.last(),
+        })
     }
 
     fn stamp(&self) -> Stamp {

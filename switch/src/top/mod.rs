@@ -1,0 +1,132 @@
+//! `vswitch top`: ports with their rates, the FDB and events on one screen.
+//!
+//! Read in this order: `model` (what is shown and how keys change it), `draw`
+//! (the screen, a pure function of the model), `sections` (its parts), `look` (one
+//! reading of a switch, and the thread that takes them), `plain` (one look where
+//! there is no terminal). This file has the terminal and the loop.
+//!
+//! Deliberately absent: changing the switch. It only looks.
+
+mod draw;
+mod look;
+mod model;
+mod plain;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use crate::cli::TopArgs;
+use crate::config::Invoker;
+use look::{Looker, look};
+use model::{Glyphs, Key, Model, Wish};
+
+/// The longest time between two looks at the keyboard and the signals.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Shows the switch that `args` mean until a key or a signal ends it; where there
+/// is no terminal, prints one look.
+///
+/// # Errors
+/// There is no such switch, or the terminal cannot be used.
+pub fn run(args: &TopArgs, invoker: &Invoker) -> anyhow::Result<ExitCode> {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if args.once || args.target.json || is_dumb || !is_terminal {
+        return plain::once(args, invoker);
+    }
+    // Before the screen is taken: a switch that is not there is told in words.
+    let first = look(&args.target, invoker, 0)?;
+    let ended = ended_by_signal().context("no signal handler")?;
+    // From here on a panic gives the terminal back before it is told.
+    let mut terminal = ratatui::try_init().context("the terminal cannot be used; try --once")?;
+    let mut model = Model::new(args.interval, glyphs());
+    model.take(first);
+    let looker = Looker::start(args.target.clone(), invoker.clone(), args.interval, model.last_event());
+    let outcome = watch(&mut terminal, &mut model, &looker, &ended);
+    ratatui::restore();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The loop: keys, looks and signals change the model, the model is drawn.
+fn watch(
+    terminal: &mut ratatui::DefaultTerminal,
+    model: &mut Model,
+    looker: &Looker,
+    ended: &AtomicBool,
+) -> anyhow::Result<()> {
+    let mut is_stale = true;
+    while !ended.load(Ordering::Relaxed) {
+        if is_stale {
+            terminal.draw(|frame| draw::screen(frame, model)).context("drawing")?;
+            is_stale = false;
+        }
+        match event::poll(PATIENCE) {
+            Ok(true) => {
+                is_stale = true;
+                let Event::Key(key) = event::read().context("reading keys")? else { continue };
+                match key_of(key).map(|key| model.press(key)) {
+                    Some(Wish::Quit) => return Ok(()),
+                    Some(Wish::Interval(interval)) => looker.set_interval(interval),
+                    Some(Wish::Nothing) | None => {}
+                }
+            }
+            Ok(false) => {}
+            // A signal; it is looked at above.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("waiting for keys"),
+        }
+        while let Some(look) = looker.next() {
+            is_stale |= model.hear(look);
+        }
+    }
+    Ok(())
+}
+
+/// What was pressed, as far as it means anything.
+fn key_of(key: KeyEvent) -> Option<Key> {
+    if key.kind == KeyEventKind::Release {
+        return None;
+    }
+    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most keys mean nothing here")]
+    match key.code {
+        KeyCode::Char('c') if is_control => Some(Key::Quit),
+        KeyCode::Char(_) if is_control => None,
+        KeyCode::Char(letter) => Some(Key::Letter(letter)),
+        KeyCode::Up => Some(Key::Up),
+        KeyCode::Down => Some(Key::Down),
+        KeyCode::PageUp => Some(Key::PageUp),
+        KeyCode::PageDown => Some(Key::PageDown),
+        KeyCode::Tab | KeyCode::BackTab => Some(Key::Tab),
+        KeyCode::Enter => Some(Key::Enter),
+        KeyCode::Backspace => Some(Key::Backspace),
+        KeyCode::Esc => Some(Key::Escape),
+        _ => None,
+    }
+}
+
+/// Set by whatever signal should end us, so that the terminal is given back.
+fn ended_by_signal() -> io::Result<Arc<AtomicBool>> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))?;
+    }
+    Ok(ended)
+}
+
+/// Lines and bars as far as the locale says that the terminal has them.
+fn glyphs() -> Glyphs {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    if locale.contains("utf-8") || locale.contains("utf8") { Glyphs::Unicode } else { Glyphs::Ascii }
+}
