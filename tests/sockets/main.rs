@@ -4,7 +4,7 @@
 //! with guests that speak as QEMU does.
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
-//! itself goes; what requests do is tested with the whole switch. `commands` runs the
+//! itself goes, `hostile` the same against a whole switch. `commands` runs the
 //! client commands of the program as it was built. `follow` is the server with
 //! clients that follow events; `events`, `metrics`, `reload` and `top` are a
 //! whole switch.
@@ -16,6 +16,7 @@ mod control;
 mod dgram;
 mod events;
 mod follow;
+mod hostile;
 mod metrics;
 mod ports;
 mod reload;

@@ -10,6 +10,8 @@
 
 mod client;
 mod connection;
+#[cfg(test)]
+mod doc_tests;
 mod live;
 mod lock;
 mod protocol;
