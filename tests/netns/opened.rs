@@ -43,6 +43,7 @@ pub(crate) struct Opened<'n> {
 pub(crate) fn options(switch: &str) -> OpenOptions {
     OpenOptions {
         switch: switch.to_owned(),
+        name: "port".to_owned(),
         run_id: "0123abcd".to_owned(),
         owner: 0,
         mtu: None,

@@ -184,6 +184,7 @@ struct Joined {
 fn join(slots: &mut Slots, path: &std::path::Path) -> Result<Joined> {
     let options = OpenOptions {
         switch: "count".to_owned(),
+        name: "guest".to_owned(),
         run_id: "0".to_owned(),
         owner: rustix::process::geteuid().as_raw(),
         mtu: None,

@@ -46,6 +46,8 @@ pub use leftover::remove_leftovers;
 pub use open::{OpenOptions, Opened, exists, open};
 pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path, parse_address};
 pub use vhost::QUEUES_MAX;
+#[cfg(any(test, feature = "fuzz"))]
+pub use vhost::fuzz as vhost_fuzz;
 
 use std::fmt::Debug;
 use std::io;

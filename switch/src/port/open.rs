@@ -29,6 +29,8 @@ use super::{Kind, Link, Offloads, Port, PortSpec, parse_address};
 pub struct OpenOptions {
     /// The switch's name.
     pub switch: String,
+    /// The port's name, for the log.
+    pub name: String,
     /// Marks what this run makes.
     pub run_id: String,
     /// Uid that owns the TAPs we make.

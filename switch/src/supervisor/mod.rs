@@ -232,6 +232,7 @@ impl Supervisor {
     fn open(&self, port: &PortConfig) -> Result<Opened, OpenError> {
         let options = OpenOptions {
             switch: self.config.name.clone(),
+            name: port.name.clone(),
             run_id: self.run_id.clone(),
             owner: self.config.owner,
             mtu: port.mtu,

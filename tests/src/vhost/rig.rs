@@ -135,6 +135,7 @@ fn memory_port(handle: &Handle, number: u8) -> MemoryHandle {
 fn open_options() -> OpenOptions {
     OpenOptions {
         switch: "test".to_owned(),
+        name: "guest".to_owned(),
         run_id: "0".to_owned(),
         owner: rustix::process::geteuid().as_raw(),
         mtu: None,

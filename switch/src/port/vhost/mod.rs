@@ -19,7 +19,11 @@ mod copy;
 mod device;
 mod early;
 mod features;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod memory;
+#[cfg(test)]
+mod oracle_tests;
 mod packed;
 mod port;
 mod prefetch;
@@ -46,6 +50,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::device::{Device, Side};
 use super::socket_file::SocketFileError;
 use super::{Link, Offloads, OpenError, OpenOptions, Opened, PortSpec};
+use call::Bell;
 use port::VhostPort;
 use serve::{Place, Server, Shared, Status};
 use socket::Socket;
@@ -95,8 +100,9 @@ pub(super) fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, Ope
         connection: Mutex::new(None),
     });
     let mtu = options.mtu.unwrap_or(MTU);
-    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    let server = Server { place, seam: Arc::new(messages), pairs, shared: Arc::clone(&shared), name };
+    let name = options.name.clone();
+    let (seam, bell) = (Arc::new(messages), Bell::new());
+    let server = Server { place, seam, pairs, shared: Arc::clone(&shared), name, bell };
     let thread =
         std::thread::Builder::new().name("vhost-user".to_owned()).spawn(|| server.run()).map_err(os)?;
     let link = Link { up: false, mtu, offloads: Offloads::NONE };

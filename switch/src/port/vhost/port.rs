@@ -73,24 +73,35 @@ impl VhostPort {
                 Rx::More
             }
             Order::Put(rings, reply) => {
-                self.rings = rings;
-                self.is_armed = false;
-                self.receiving.clear();
-                self.hits = sigbus::hits();
-                self.link.up = false;
-                if let Some(rings) = &self.rings {
-                    let receiving = |(number, pair): (u16, &Pair)| pair.rx.as_ref().map(|_| number);
-                    self.receiving.extend((0..).zip(&rings.pairs).filter_map(receiving));
-                    self.link.up = !self.receiving.is_empty();
-                    self.link.offloads = rings.features.offloads();
-                }
-                // Cut while it was being prepared, perhaps.
-                if self.rings.as_ref().is_some_and(|rings| rings.memory.is_cut()) {
-                    self.end(Breach::Cut);
-                }
+                self.use_rings(rings);
                 let _ = reply.send(());
                 Rx::Changed
             }
+        }
+    }
+
+    /// What tells of orders and kicks.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.seam.fd()
+    }
+
+    /// Goes on with other rings, or with none.
+    pub(super) fn use_rings(&mut self, rings: Option<Box<Rings>>) {
+        self.rings = rings;
+        self.is_armed = false;
+        self.receiving.clear();
+        self.hits = sigbus::hits();
+        self.link.up = false;
+        if let Some(rings) = &self.rings {
+            let receiving = |(number, pair): (u16, &Pair)| pair.rx.as_ref().map(|_| number);
+            self.receiving.extend((0..).zip(&rings.pairs).filter_map(receiving));
+            self.link.up = !self.receiving.is_empty();
+            self.link.offloads = rings.features.offloads();
+        }
+        // Cut while it was being prepared, perhaps.
+        if self.rings.as_ref().is_some_and(|rings| rings.memory.is_cut()) {
+            self.end(Breach::Cut);
         }
     }
 

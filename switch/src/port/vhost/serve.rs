@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
+use super::call::Bell;
 use super::early::{self, HEADER_LEN, Header};
 use super::seam::MessageSide;
 use super::session::Session;
@@ -83,6 +84,8 @@ pub(super) struct Server {
     pub shared: Arc<Shared>,
     /// The port's name in messages.
     pub name: String,
+    /// For all connections: the kernel takes tens of milliseconds to end one.
+    pub bell: Option<Arc<Bell>>,
 }
 
 /// How waiting ended.
@@ -97,9 +100,13 @@ enum Event {
 }
 
 /// Why a connection ended.
-enum End {
+#[derive(Debug)]
+pub(super) enum End {
+    /// By its front end.
     HungUp,
+    /// By us: the port closes.
     Closing,
+    /// By us, for this.
     Fault(String),
 }
 
@@ -188,12 +195,16 @@ impl Server {
         Event::Message
     }
 
+    fn session(&self) -> Session {
+        Session::new(Arc::clone(&self.seam), self.pairs, self.bell.clone())
+    }
+
     /// Serves one front end to its end.
-    fn serve(&self, stream: UnixStream) -> End {
+    pub(super) fn serve(&self, stream: UnixStream) -> End {
         // Of the connection before: it is over.
         let _ = self.seam.breach();
         let Ok(copy) = stream.try_clone() else { return End::Fault("out of descriptors".to_owned()) };
-        let session = Arc::new(Mutex::new(Session::new(Arc::clone(&self.seam), self.pairs)));
+        let session = Arc::new(Mutex::new(self.session()));
         let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&session));
         let end = loop {
             let listener = match &self.place {

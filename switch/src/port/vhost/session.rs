@@ -99,15 +99,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A new front end of a port with `pairs` queue pairs.
-    pub fn new(seam: Arc<MessageSide>, pairs: usize) -> Session {
+    /// A new front end of a port with `pairs` queue pairs, which are called by
+    /// `bell`.
+    pub fn new(seam: Arc<MessageSide>, pairs: usize, bell: Option<Arc<Bell>>) -> Session {
         Session {
             seam,
             chosen: None,
             protocol: VhostUserProtocolFeatures::empty(),
             memory: Arc::default(),
             queues: (0..2 * pairs).map(|_| Queue::default()).collect(),
-            bell: Bell::new(),
+            bell,
             is_running: false,
             offence: None,
         }
