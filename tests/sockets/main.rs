@@ -1,7 +1,8 @@
 //! Unix sockets with real polling, without root where it is not the point.
 //!
 //! `stream` and `dgram` are ports of a whole switch that an ordinary user runs,
-//! with guests that speak as QEMU does.
+//! with guests that speak as QEMU does. `vhost_user` is what such a switch takes of
+//! the machine with guests in shared memory: asleep, and at full speed.
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
 //! itself goes, `hostile` the same against a whole switch. `commands` runs the
@@ -23,3 +24,4 @@ mod reload;
 mod rig;
 mod stream;
 mod top;
+mod vhost_user;

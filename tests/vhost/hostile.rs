@@ -100,6 +100,71 @@ fn a12_a_chain_of_every_descriptor_there_is_passes_once() {
     wait_until("all", LIMIT, || rig.port(0).counters.forwarded == 3).unwrap();
 }
 
+/// Row A13, the other half: lengths and virtio-net headers that change while they
+/// are read. Each frame is of one of the lengths, never of another, and nothing is
+/// read outside the guest's memory; a length that reaches beyond it ends the port.
+#[test]
+fn a13_lengths_that_change_meanwhile_are_one_or_the_other() {
+    let rig = Rig::new(&[""]);
+    for last in [400u32, u32::MAX] {
+        let mut guest = Guest::connect(rig.path(0)).unwrap();
+        rig.wait_link(0, true);
+        for honest in &rig.honest {
+            honest.take_sent();
+        }
+        let before = rig.port(0).counters;
+        let at = Guest::buffer(QUEUE_LEN / 2);
+        guest.write(at, &[&[0; 12][..], &frame(1, &[6; 600])].concat());
+        guest.describe(1, 0, Descriptor { addr: at, len: 100, flags: 0, next: 0 });
+        let file = guest.file().try_clone().unwrap();
+        // The descriptor's length, and the header's flags and kind of segment.
+        let descriptor = 0x1_0000;
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                use std::os::unix::fs::FileExt as _;
+                let lens = [12u32, 13, 100, 268, 269, 400];
+                for round in 0..usize::MAX {
+                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        return;
+                    }
+                    let len = if round % 10 == 9 { last } else { lens[round % lens.len()] };
+                    file.write_all_at(&len.to_le_bytes(), descriptor + 8).unwrap();
+                    file.write_all_at(&[[0, 0], [1, 3], [0xff, 0xff]][round % 3], at).unwrap();
+                }
+            });
+            let mut sent = 0;
+            // The one that reaches too far is come upon sooner or later.
+            let enough = if last == u32::MAX { 10_000_000 } else { 30_000 };
+            while sent < enough && rig.port(0).link.unwrap().up {
+                for _ in 0..64 {
+                    guest.push(1, 0);
+                    sent += 1;
+                }
+                guest.kick(1).unwrap();
+                let taken = || guest.unsent() == 0 || !rig.port(0).link.unwrap().up;
+                wait_until("room", LIMIT, taken).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            sent
+        });
+        let counters = rig.port(0).counters;
+        let got = rig.honest[0].take_sent();
+        assert!(counters.balance());
+        assert!(got.iter().all(|it| [88, 256, 257, 388].contains(&it.bytes.len())), "another length");
+        assert!(got.iter().all(|it| it.bytes == frame(1, &[6; 600])[..it.bytes.len()]), "other bytes");
+        if last == u32::MAX {
+            drop(guest);
+            let note = rig.wait_gone(0);
+            assert!(note.contains("outside the shared memory"), "`{note}`");
+        } else {
+            assert_eq!(counters.rx - before.rx, sent);
+            drop(guest);
+            assert_eq!(rig.wait_gone(0), "");
+        }
+    }
+}
+
 /// A front end that clears O_NONBLOCK of its call eventfd, fills the counter, and
 /// has its guest ask to be called: writing there would wait for ever.
 #[test]
