@@ -279,7 +279,12 @@ fn lab_nic(line: &mut Line, lab: &Lab, (position, nic): (usize, &Nic), link: &At
         line.pair(flag, value);
     }
     let mtu = lab.networks.iter().find(|network| network.name == nic.network).map_or(1500, |n| n.mtu);
-    line.pair("-device", device(nic.model, &id, nic.mac, FIRST_LAB_SLOT + position, mtu));
+    let mut device = device(nic.model, &id, nic.mac, FIRST_LAB_SLOT + position, mtu);
+    if link.queues() > 1 {
+        // An interrupt for each queue, for changes and for the control queue.
+        device.push_str(&format!(",mq=on,vectors={}", 2 * link.queues() + 2));
+    }
+    line.pair("-device", device);
 }
 
 fn device(model: Model, netdev: &str, mac: impl std::fmt::Display, slot: usize, mtu: u16) -> String {
@@ -347,13 +352,16 @@ mod tests {
     #[test]
     fn vhost_user_shares_the_memory_once() {
         let keys = "kernel = \"k\"\nmemory = \"512M\"\ninternet = false\nnics = [\"lan\", \"lan\"]";
-        let links = [Attachment::VhostUser("/r/a".into()), Attachment::VhostUser("/r/b".into())];
+        let links = [("/r/a", 1), ("/r/b", 2)]
+            .map(|(path, queues)| Attachment::VhostUser { path: path.into(), queues });
         let line = line_with(keys, &links, &Drop::Nothing, (10, 0));
         assert!(line.contains(" -machine pc,accel=tcg,memory-backend=ram "), "{line}");
         assert_eq!(line.matches(" -object memory-backend-memfd,id=ram,size=512M,share=on ").count(), 1);
-        for (number, path) in [(0, "/r/a"), (1, "/r/b")] {
+        assert!(line.contains("addr=0x4,romfile=,host_mtu=9000 -chardev "), "{line}");
+        assert!(line.contains("addr=0x5,romfile=,host_mtu=9000,mq=on,vectors=6 "), "{line}");
+        for (number, path, queues) in [(0, "/r/a", ""), (1, "/r/b", ",queues=2")] {
             let chardev = format!(" -chardev socket,id=lab{number}c,path={path},reconnect-ms=500 ");
-            let netdev = format!(" -netdev vhost-user,id=lab{number},chardev=lab{number}c ");
+            let netdev = format!(" -netdev vhost-user,id=lab{number},chardev=lab{number}c{queues} ");
             assert!(line.contains(&chardev) && line.contains(&netdev), "{line}");
         }
         let stream = [Attachment::Stream("/r/a".into()), Attachment::Stream("/r/b".into())];

@@ -28,7 +28,12 @@ pub enum Attachment {
     /// The TAP that the switch makes.
     Tap(String),
     /// The switch's socket, and shared memory.
-    VhostUser(PathBuf),
+    VhostUser {
+        /// The socket.
+        path: PathBuf,
+        /// Pairs of queues.
+        queues: u32,
+    },
     /// The switch's socket.
     Stream(PathBuf),
     /// The switch's socket; QEMU's own is beside it.
@@ -40,15 +45,17 @@ impl Attachment {
     pub fn of(lab: &Lab, guest: &Guest, nic: &Nic, facts: &Facts) -> Attachment {
         let network = lab.networks.iter().find(|network| network.name == nic.network);
         let said = network.map_or(Link::Auto, |network| network.link);
-        let link = match said == Link::Auto {
+        let link = match said {
+            // Nothing else has so many.
+            Link::Auto if nic.queues > 1 => Link::VhostUser,
             // Only a TAP can have the name that was asked for.
-            true => automatic(nic.model, facts.no_taps.is_none() || nic.ifname.is_some()),
-            false => said,
+            Link::Auto => automatic(nic.model, facts.no_taps.is_none() || nic.ifname.is_some()),
+            Link::Tap | Link::VhostUser | Link::Stream | Link::Dgram => said,
         };
         let socket = || facts.places.port(&names::numbered(&guest.name, nic.index), &nic.network);
         match link {
             Link::Tap | Link::Auto => Attachment::Tap(nic.interface(facts.user.uid, &lab.name, &guest.name)),
-            Link::VhostUser => Attachment::VhostUser(socket()),
+            Link::VhostUser => Attachment::VhostUser { path: socket(), queues: nic.queues },
             Link::Stream => Attachment::Stream(socket()),
             Link::Dgram => Attachment::Dgram(socket()),
         }
@@ -58,7 +65,7 @@ impl Attachment {
     pub const fn name(&self) -> &'static str {
         match self {
             Attachment::Tap(_) => "tap",
-            Attachment::VhostUser(_) => "vhost-user",
+            Attachment::VhostUser { .. } => "vhost-user",
             Attachment::Stream(_) => "stream",
             Attachment::Dgram(_) => "dgram",
         }
@@ -68,7 +75,7 @@ impl Attachment {
     pub fn place(&self) -> String {
         match self {
             Attachment::Tap(interface) => interface.clone(),
-            Attachment::VhostUser(path) | Attachment::Stream(path) | Attachment::Dgram(path) => {
+            Attachment::VhostUser { path, .. } | Attachment::Stream(path) | Attachment::Dgram(path) => {
                 path.display().to_string()
             }
         }
@@ -78,8 +85,11 @@ impl Attachment {
     pub fn spec(&self) -> String {
         match self {
             Attachment::Tap(interface) => interface.clone(),
-            Attachment::VhostUser(path) | Attachment::Stream(path) => {
+            Attachment::VhostUser { path, queues: 1 } | Attachment::Stream(path) => {
                 format!("{}:{}", self.name(), path.display())
+            }
+            Attachment::VhostUser { path, queues } => {
+                format!("vhost-user:{},queues={queues}", path.display())
             }
             // Named, it need not speak first: what is sent to a guest that is
             // silent reaches it also after the switch was started again.
@@ -93,14 +103,22 @@ impl Attachment {
     pub fn sockets(&self) -> Vec<PathBuf> {
         match self {
             Attachment::Tap(_) => Vec::new(),
-            Attachment::VhostUser(path) | Attachment::Stream(path) => vec![path.clone()],
+            Attachment::VhostUser { path, .. } | Attachment::Stream(path) => vec![path.clone()],
             Attachment::Dgram(path) => vec![path.clone(), own(path)],
         }
     }
 
     /// Whether the guest's memory must be shared with the switch.
     pub const fn shares_memory(&self) -> bool {
-        matches!(self, Attachment::VhostUser(_))
+        matches!(self, Attachment::VhostUser { .. })
+    }
+
+    /// Pairs of queues.
+    pub const fn queues(&self) -> u32 {
+        match self {
+            Attachment::VhostUser { queues, .. } => *queues,
+            Attachment::Tap(_) | Attachment::Stream(_) | Attachment::Dgram(_) => 1,
+        }
     }
 
     /// QEMU's arguments for the network device's other half, called `id`.
@@ -109,10 +127,13 @@ impl Attachment {
             Attachment::Tap(interface) => {
                 vec![("-netdev", format!("tap,id={id},ifname={interface},script=no,downscript=no"))]
             }
-            Attachment::VhostUser(path) => vec![
-                ("-chardev", format!("socket,id={id}c,path={}{}", option(path), reconnect(qemu))),
-                ("-netdev", format!("vhost-user,id={id},chardev={id}c")),
-            ],
+            Attachment::VhostUser { path, queues } => {
+                let queues = if *queues > 1 { format!(",queues={queues}") } else { String::new() };
+                vec![
+                    ("-chardev", format!("socket,id={id}c,path={}{}", option(path), reconnect(qemu))),
+                    ("-netdev", format!("vhost-user,id={id},chardev={id}c{queues}")),
+                ]
+            }
             Attachment::Stream(path) => vec![(
                 "-netdev",
                 format!(
@@ -135,7 +156,7 @@ impl Attachment {
     /// Whether `user`'s QEMU can keep it.
     pub(crate) fn check(&self, guest: &str, qemu: &Qemu, user: &User) -> Result<(), PlanError> {
         let needs = match self {
-            Attachment::Tap(_) | Attachment::VhostUser(_) => return Ok(()),
+            Attachment::Tap(_) | Attachment::VhostUser { .. } => return Ok(()),
             Attachment::Stream(_) | Attachment::Dgram(_) => (7, 2),
         };
         if qemu.version < needs {
@@ -260,10 +281,16 @@ mod tests {
                 "-netdev tap,id=lab0,ifname=tap0,script=no,downscript=no",
             ),
             (
-                Attachment::VhostUser(path()),
+                Attachment::VhostUser { path: path(), queues: 1 },
                 "vhost-user:/r/zero,lan",
                 "-chardev socket,id=lab0c,path=/r/zero,,lan,reconnect-ms=500 \
                  -netdev vhost-user,id=lab0,chardev=lab0c",
+            ),
+            (
+                Attachment::VhostUser { path: path(), queues: 4 },
+                "vhost-user:/r/zero,lan,queues=4",
+                "-chardev socket,id=lab0c,path=/r/zero,,lan,reconnect-ms=500 \
+                 -netdev vhost-user,id=lab0,chardev=lab0c,queues=4",
             ),
             (
                 Attachment::Stream(path()),

@@ -108,6 +108,17 @@ fn fit_their_links(
         for nic in &guest.nics {
             let Some(network) = networks.iter().find(|network| network.name == nic.network) else { continue };
             let fault = |text: String| Err(source.fault(*at, format!("guest {}: {text}", guest.name)));
+            if nic.queues > 1 {
+                let missing = match (network.link, nic.model, &nic.ifname) {
+                    (Link::Tap | Link::Stream | Link::Dgram, ..) => Some("link vhost-user"),
+                    (Link::Auto | Link::VhostUser, Model::Virtio, None) => None,
+                    (Link::Auto | Link::VhostUser, Model::Virtio, Some(_)) => Some("no `ifname`"),
+                    (Link::Auto | Link::VhostUser, ..) => Some("model virtio"),
+                };
+                if let Some(missing) = missing {
+                    return fault(format!("`queues` of its NIC on {} needs {missing}", network.name));
+                }
+            }
             let link = match network.link {
                 Link::Auto | Link::Tap => continue,
                 Link::VhostUser if nic.model != Model::Virtio => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vswitch::frame::MacAddr;
-use vswitch::port::{Kind, PortSpec};
+use vswitch::port::{Kind, PortSpec, QUEUES_MAX};
 
 use super::reader::{Item, Keys, LabError};
 use super::{
@@ -333,11 +333,11 @@ fn read_nic(item: &Item<'_>, context: &Context<'_>, earlier: &[Nic]) -> Result<N
         Some(item) if item.text()? != "auto" => Some(read_ifname(&item)?),
         Some(_) | None => None,
     };
-    if let Some(item) = get("queues")
-        && item.integer(1..=64)? != 1
-    {
-        return Err(item.unavailable("more than one queue"));
-    }
+    let queues = match get("queues") {
+        None => 1,
+        Some(item) => u32::try_from(item.integer(1..=QUEUES_MAX.into())?)
+            .map_err(|_| item.fault("a number of queues".to_owned()))?,
+    };
     let carrier = get("carrier").map_or(Ok(true), |item| item.boolean())?;
     if let Some(item) = get("impair") {
         return Err(item.unavailable("`impair`"));
@@ -345,7 +345,7 @@ fn read_nic(item: &Item<'_>, context: &Context<'_>, earlier: &[Nic]) -> Result<N
     if let Some(keys) = &keys {
         keys.finish()?;
     }
-    Ok(Nic { network: name.to_owned(), index, address, model, mac, carrier, ifname })
+    Ok(Nic { network: name.to_owned(), index, address, model, mac, carrier, ifname, queues })
 }
 
 fn read_address(item: &Item<'_>, network: &Network) -> Result<Address, LabError> {

@@ -318,6 +318,8 @@ pub struct Nic {
     pub carrier: bool,
     /// The TAP's name; `None`: made by [`names::interface`].
     pub ifname: Option<String>,
+    /// Pairs of queues; more than 1 only by vhost-user.
+    pub queues: u32,
 }
 
 impl Nic {

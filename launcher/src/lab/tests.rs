@@ -147,16 +147,11 @@ fn wrong_values_are_refused() {
 
 #[test]
 fn what_is_not_built_is_refused_at_its_place() {
-    for (keys, place) in [
-        ("nics = [{ network = \"lan\", impair = { delay = \"10ms\" } }]", "6:37"),
-        ("nics = [{ network = \"lan\", queues = 4 }]", "6:37"),
-    ] {
-        let text =
-            format!("[networks.lan]\nsubnet = \"10.0.0.0/24\"\n\n[guests.a]\nkernel = \"k\"\n{keys}\n");
-        let fault = read(&text).unwrap_err().to_string();
-        assert!(fault.contains("not available in this version"), "{fault}");
-        assert!(fault.starts_with(&format!("lab.toml:{place}:")), "{fault}");
-    }
+    let keys = "nics = [{ network = \"lan\", impair = { delay = \"10ms\" } }]";
+    let text = format!("[networks.lan]\nsubnet = \"10.0.0.0/24\"\n\n[guests.a]\nkernel = \"k\"\n{keys}\n");
+    let fault = read(&text).unwrap_err().to_string();
+    assert!(fault.contains("not available in this version"), "{fault}");
+    assert!(fault.starts_with("lab.toml:6:37:"), "{fault}");
 }
 
 #[test]
@@ -233,6 +228,23 @@ fn links_are_read_and_what_they_cannot_carry_is_refused() {
     } else {
         assert_eq!((vhost_user.line, vhost_user.column), (2, 8), "{vhost_user}");
         assert!(vhost_user.message.contains("not available in this version"), "{vhost_user}");
+    }
+    for (link, nic, expected) in [
+        ("link = \"vhost-user\"", ", queues = 4", None),
+        ("", ", queues = 16", None),
+        ("link = \"stream\"", ", queues = 1", None),
+        ("link = \"stream\"", ", queues = 2", Some("needs link vhost-user")),
+        ("link = \"tap\"", ", queues = 2", Some("needs link vhost-user")),
+        ("", ", queues = 2, model = \"e1000\"", Some("needs model virtio")),
+        ("", ", queues = 2, ifname = \"tap0\"", Some("needs no `ifname`")),
+        ("", ", queues = 17", Some("16")),
+        ("", ", queues = 0", Some("1")),
+    ] {
+        let fault = lab(link, nic).err().map(|e| e.message);
+        assert!(
+            fault.as_deref().map_or(expected.is_none(), |it| it.contains(expected.unwrap_or("accepted"))),
+            "{link}{nic}: {fault:?}"
+        );
     }
     let e = lab("link = \"bridge\"", "").unwrap_err();
     assert!(e.message.contains("`link` is one of auto, tap, vhost-user, stream, dgram"), "{e}");

@@ -101,7 +101,7 @@ pub fn switch_step(lab: &Lab, network: &Network, facts: &Facts) -> Step {
     let interfaces = members(lab, network)
         .filter_map(|(guest, nic)| match Attachment::of(lab, guest, nic, facts) {
             Attachment::Tap(interface) => Some(interface),
-            Attachment::VhostUser(_) | Attachment::Stream(_) | Attachment::Dgram(_) => None,
+            Attachment::VhostUser { .. } | Attachment::Stream(_) | Attachment::Dgram(_) => None,
         })
         .collect();
     let record = SwitchRecord {
