@@ -68,7 +68,7 @@ mkdir -p boot/grub
 kernel=$(ls boot | grep ^vmlinuz- | sort | tail -n 1)
 cat >boot/grub/grub.cfg <<GRUB
 set timeout=0
-linux /boot/$kernel root=/dev/vda1 ro console=ttyS0 quiet
+linux /boot/$kernel root=/dev/vda1 ro console=ttyS0 quiet no_timer_check
 initrd /boot/initrd.img-${kernel#vmlinuz-}
 boot
 GRUB

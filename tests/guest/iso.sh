@@ -60,7 +60,7 @@ iso_build() {
     cp "$base/boot/vmlinuz" "$work/iso/boot/vmlinuz"
     cat >"$work/iso/boot/grub/grub.cfg" <<'GRUB'
 set timeout=0
-linux /boot/vmlinuz console=ttyS0 quiet
+linux /boot/vmlinuz console=ttyS0 quiet no_timer_check
 initrd /boot/initrd
 boot
 GRUB

@@ -23,7 +23,7 @@ subnet = "192.168.1.0/24"
 [defaults]
 kernel = "{}"
 initrd = "{}"
-cmdline = "console=ttyS0 quiet hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
+cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
 memory = "256M"
 accel = "tcg"
 ready = "console:guest: ready"

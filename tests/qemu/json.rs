@@ -46,7 +46,7 @@ subnet = "192.168.1.0/24"
 [guests.zero]
 kernel = "{}"
 initrd = "{}"
-cmdline = "console=ttyS0 quiet hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
+cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
 memory = "256M"
 accel = "tcg"
 display = "vnc"

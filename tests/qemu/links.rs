@@ -57,7 +57,7 @@ link = "{link}"
 [defaults]
 kernel = "vmlinuz"
 initrd = "initrd"
-cmdline = "console=ttyS0 quiet hostname={{name}} ip={{lan.address}} labmac={{lan.mac}} role=iperf-server"
+cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}} role=iperf-server"
 memory = "256M"
 accel = "tcg"
 cpus = {queues}

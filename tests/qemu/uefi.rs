@@ -33,7 +33,7 @@ timeout = "5m"
 [guests.zero]
 kernel = "{}"
 initrd = "{}"
-cmdline = "console=ttyS0 quiet hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
+cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
 nics = [{{ network = "lan", address = "192.168.1.150" }}]
 
 [guests.one]
@@ -46,7 +46,7 @@ nics = [{{ network = "lan", address = "192.168.1.151", mac = "02:00:00:00:00:01"
     )?;
     // What the firmware's own shell runs where it finds no boot entry.
     let line = "ip=192.168.1.151 labmac=02:00:00:00:00:01 hostname=one";
-    let script = format!("vmlinuz.efi initrd=\\initrd console=ttyS0 quiet {line}\r\n");
+    let script = format!("vmlinuz.efi initrd=\\initrd console=ttyS0 quiet no_timer_check {line}\r\n");
     let (disk, startup) = (lab.path("esp.img"), lab.path("startup.nsh"));
     std::fs::write(&startup, script)?;
     run(Command::new("truncate").args(["-s", "64M"]).arg(&disk))?;
