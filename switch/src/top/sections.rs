@@ -263,9 +263,7 @@ pub(super) fn foot(model: &Model) -> Line<'static> {
     }
     let held = if model.paused { "HELD  " } else { "" };
     let every = crate::config::duration_text(model.interval);
-    Line::raw(format!(
-        "{held}q quit  ? help  s sort  / search  Tab list  PgUp/Dn scroll  p hold  +- every {every}"
-    ))
+    Line::raw(format!("{held}q quit  ? help  s sort  / search  Tab list  PgUp/Dn  p hold  +- every {every}"))
 }
 
 /// Every key.
