@@ -62,6 +62,8 @@ pub enum Command {
     /// Explain, step by step, what would become of a frame; changes nothing.
     #[command(after_help = FORMS)]
     Trace(TraceArgs),
+    /// Judge the frames of a capture once more; exit code 1 if a verdict differs.
+    Replay(ReplayArgs),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -235,6 +237,26 @@ pub struct TraceArgs {
     /// Which switch.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// The flags of `vswitch replay`.
+#[derive(Clone, PartialEq, Debug, Args)]
+pub struct ReplayArgs {
+    /// A capture of ours, or any pcap or pcapng.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Judge by this vswitch.toml, not by what was configured then.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// The ports of a capture that is not ours, in the order of its interfaces.
+    #[arg(long = "port", value_name = "NAME")]
+    pub ports: Vec<String>,
+    /// Print every frame that came in, not only those that differ.
+    #[arg(long)]
+    pub all: bool,
+    /// Answer with JSON, a line for each frame and one for the sums.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which FDB entries; all that is given must match.

@@ -5,6 +5,7 @@
 //! and leave).
 
 pub mod bridge;
+pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod offload;
 pub mod output;
 pub mod pcap;
 pub mod port;
+pub mod replay;
 pub mod run;
 pub mod supervisor;
 pub mod top;

@@ -10,6 +10,7 @@ use vswitch::commands;
 use vswitch::config::{ConfigError, Invoker, Origin};
 use vswitch::live;
 use vswitch::output;
+use vswitch::replay;
 use vswitch::run::Form;
 use vswitch::supervisor::Source;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Command::Client(command) => command.target().json,
         Command::Live(command) => command.target().json,
         Command::Trace(args) => args.target.json,
+        Command::Replay(args) => args.json,
         Command::Run(args) => args.json,
         Command::Completions { .. } | Command::Man { .. } => false,
     };
@@ -51,6 +53,13 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Live(command) => live::run(&command, &Invoker::from_env()),
         Command::Client(command) => print(&commands::execute(&command, &Invoker::from_env())?),
+        Command::Replay(args) => {
+            let mut stdout = io::BufWriter::new(io::stdout().lock());
+            let outcome = replay::execute(&args, &Invoker::from_env(), &mut stdout)?;
+            // Whoever hung up does not mind the exit code.
+            let _ = stdout.flush();
+            Ok(if outcome == replay::Outcome::Same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Trace(args) => print(&vswitch::trace::execute(&args, &Invoker::from_env())?),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -219,7 +219,8 @@ fn invariant_7_only_the_engine_holds_the_bridge() {
         let names_it = word_in(&code(&source), &["Bridge"]).is_some();
         if place.starts_with("engine") {
             holders += usize::from(names_it);
-        } else if !place.starts_with("bridge") {
+        // A replay has a bridge of its own, which no switch has.
+        } else if !place.starts_with("bridge") && !place.starts_with("replay") {
             assert!(!names_it, "{} touches the bridge", file.display());
         }
     }

@@ -7,6 +7,8 @@ mod invariants;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod trace;

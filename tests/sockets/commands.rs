@@ -102,3 +102,46 @@ fn completions_and_man_pages_are_made() {
         assert!(text.contains(".SH NAME"), "{page}");
     }
 }
+
+#[test]
+fn captures_are_judged_once_more_without_a_switch() {
+    let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("replays/conversation.pcapng");
+    let file = kept.to_str().unwrap();
+    let done = outcome(vswitch(&["replay", file]).output().unwrap());
+    assert_eq!(done, (Some(0), format!("{file}: 10 verdicts reproduced\n"), String::new()));
+
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("a.toml");
+    let ports =
+        "ports = [{ spec = 'tap0', isolated = true }, { spec = 'tap1', isolated = true }, 'vm2', 'eth3']";
+    std::fs::write(&config, ports).unwrap();
+    let with = ["replay", file, "--config", config.to_str().unwrap()];
+    let (code, stdout, stderr) = outcome(vswitch(&with).output().unwrap());
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
+    let first = "frame 1 by tap0: to eth3 vm2, recorded to eth3 tap1 vm2\n";
+    assert!(stdout.starts_with(first) && stdout.contains("isolated, as the ingress is"), "{stdout}");
+    let (code, stdout, _) = outcome(vswitch(&with).arg("--json").output().unwrap());
+    let lines: Vec<serde_json::Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (sums, frames) = lines.split_last().unwrap();
+    assert_eq!(
+        (code, sums["compared"].as_u64(), sums["different"].as_u64()),
+        (Some(1), Some(10), Some(frames.len() as u64))
+    );
+    assert_eq!(frames[0]["recorded"]["to"], serde_json::json!(["eth3", "tap1", "vm2"]));
+
+    // Somebody else's: one interface without a name, and one frame.
+    let header = [0xa1b2_c3d4u32, 0, 0, 0, 0, 1].map(u32::to_ne_bytes).concat();
+    let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1, 8, 6], &[0; 46]].concat();
+    let record = [1u32, 2, 60, 60].map(u32::to_ne_bytes).concat();
+    let foreign = dir.path().join("a.pcap");
+    std::fs::write(&foreign, [header, record, frame].concat()).unwrap();
+    let foreign = foreign.to_str().unwrap();
+    let done = outcome(vswitch(&["replay", foreign, "--port", "a", "--port", "b"]).output().unwrap());
+    let text = "frame 1 by a: learned a; flooded to b\n";
+    let sums = format!("{foreign}: 1 of 1 frames judged, no verdicts to compare with\n");
+    assert_eq!(done, (Some(0), format!("{text}{sums}"), String::new()));
+    let (code, _, stderr) = outcome(vswitch(&["replay", config.to_str().unwrap()]).output().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("neither pcapng nor pcap"), "{stderr}");
+}

@@ -20,6 +20,7 @@ pub mod model;
 pub mod netns;
 pub mod process;
 pub mod qemu;
+pub mod replays;
 pub mod scenario;
 pub mod skip;
 pub mod start;

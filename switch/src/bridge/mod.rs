@@ -18,6 +18,7 @@ mod moves;
 mod notes;
 mod port_set;
 mod ports;
+mod restore;
 mod settings;
 mod story;
 #[cfg(test)]

@@ -238,6 +238,14 @@ impl Fdb {
         Ok(())
     }
 
+    /// Puts in an entry as another table had it, last refreshed at `then`, if
+    /// there is a place and none of that key.
+    pub fn restore(&mut self, key: Key, kind: EntryKind, port: PortId, then: u64) {
+        if self.len < self.capacity && self.index.find(key).is_none() {
+            self.insert(key, kind, port, then);
+        }
+    }
+
     /// Takes out the entry of `key`, whatever its kind.
     pub fn delete(&mut self, key: Key) -> bool {
         let found = self.index.find(key);

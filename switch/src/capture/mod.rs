@@ -1,0 +1,3 @@
+//! Captures: what a file says beside its frames.
+
+pub mod state;
