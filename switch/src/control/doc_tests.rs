@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use serde_json::Value as Json;
 
 use super::protocol::{Envelope, Response, VERSION, decode};
-use super::{Changed, Events, examples};
+use super::{Changed, Events, Trace, TraceEgress, examples};
 use crate::events::{Event, Happening, Kind, utc};
+use crate::explain::Step;
 use crate::frame::MacAddr;
 
 const DOC: &str = include_str!("../../../docs/control.md");
@@ -96,6 +97,19 @@ fn replies() -> Vec<Response> {
         Response::Fdb(fdb),
         Response::Events(Events { uptime_ms: 1, events: vec![event], next: 1, missed: 0 }),
         Response::Changed(Changed { file: "a".to_owned(), changes: Vec::new(), notes: Vec::new() }),
+        Response::Trace(Box::new(Trace {
+            port: "a".to_owned(),
+            len: 60,
+            steps: vec![Step { step: "port".to_owned(), text: "a is up".to_owned() }],
+            verdict: "dropped".to_owned(),
+            reason: Some("runt".to_owned()),
+            comment: "dropped: runt".to_owned(),
+            egress: vec![TraceEgress {
+                port: "b".to_owned(),
+                refused: Some("full".to_owned()),
+                text: "refused: full".to_owned(),
+            }],
+        })),
         Response::Done { count: 1 },
         Response::error("a", "b"),
     ]
