@@ -272,3 +272,15 @@ fn stats_are_watched_line_by_line() -> Result<()> {
     ensure!(busy("p0") && busy("p1") && busy("total") && !busy("p2"), "{lines:?}");
     Ok(())
 }
+
+#[test]
+fn it_ends_with_its_terminal() -> Result<()> {
+    require!(root, "tmux");
+    let (_rig, _guests, command) = rig()?;
+    let screen = Screen::new(80, 24, &command)?;
+    screen.wait("q quit")?;
+    let pid = screen.program()?;
+    screen.tmux(&["kill-server"])?;
+    let is_gone = || !std::path::Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
+    wait_until("top to end", SOON, is_gone)
+}

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use signal_hook::iterator::Signals;
 
 use crate::cli::TopArgs;
 use crate::config::Invoker;
@@ -31,6 +33,9 @@ use model::{Glyphs, Key, Model, Wish};
 
 /// The longest time between two looks at the keyboard and the signals.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the loop has to end after a signal.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shows the switch that `args` mean until a key or a signal ends it; where there
 /// is no terminal, prints one look.
@@ -69,26 +74,37 @@ fn watch(
             terminal.draw(|frame| draw::screen(frame, model)).context("drawing")?;
             is_stale = false;
         }
-        match event::poll(PATIENCE) {
-            Ok(true) => {
-                is_stale = true;
-                let Event::Key(key) = event::read().context("reading keys")? else { continue };
-                match key_of(key).map(|key| model.press(key)) {
-                    Some(Wish::Quit) => return Ok(()),
-                    Some(Wish::Interval(interval)) => looker.set_interval(interval),
-                    Some(Wish::Nothing) | None => {}
-                }
+        if !await_terminal(PATIENCE).context("waiting for keys")? {
+            return Ok(());
+        }
+        while event::poll(Duration::ZERO).context("waiting for keys")? {
+            is_stale = true;
+            let Event::Key(key) = event::read().context("reading keys")? else { continue };
+            match key_of(key).map(|key| model.press(key)) {
+                Some(Wish::Quit) => return Ok(()),
+                Some(Wish::Interval(interval)) => looker.set_interval(interval),
+                Some(Wish::Nothing) | None => {}
             }
-            Ok(false) => {}
-            // A signal; it is looked at above.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context("waiting for keys"),
         }
         while let Some(look) = looker.next() {
             is_stale |= model.hear(look);
         }
     }
     Ok(())
+}
+
+/// Waits until there may be something to read, or a signal has come; false if the
+/// terminal has gone. Crossterm, asked to read from one that is gone, reads its end
+/// again and again and never returns (seen with 0.29).
+fn await_terminal(patience: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    match rustix::event::poll(&mut fds, Some(&patience)) {
+        Ok(_) => Ok(!fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What was pressed, as far as it means anything.
@@ -114,12 +130,21 @@ fn key_of(key: KeyEvent) -> Option<Key> {
     }
 }
 
-/// Set by whatever signal should end us, so that the terminal is given back.
+/// Set by whatever signal should end us, so that the terminal is given back. Should
+/// the loop hang in a terminal that went while it was read, the process ends all
+/// the same, [`LAST_PATIENCE`] later.
 fn ended_by_signal() -> io::Result<Arc<AtomicBool>> {
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
+    let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
+    let ends = Arc::clone(&ended);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        if signals.forever().next().is_some() {
+            ends.store(true, Ordering::Relaxed);
+            std::thread::sleep(LAST_PATIENCE);
+            ratatui::restore();
+            std::process::exit(1);
+        }
+    })?;
     Ok(ended)
 }
 
