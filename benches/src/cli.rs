@@ -18,14 +18,15 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// Fewer rounds and shorter runs: a look, not a measurement.
+    /// One round of short runs, and of each rig only what matters most, unless
+    /// `--only` says what: a look, not a measurement.
     #[arg(long)]
     pub(crate) quick: bool,
 
     /// 1: namespaces over veth. 2: TAPs the switch owns. 3: TAP to TAP, held
     /// as QEMU holds them. 4: virtqueues of dpdk-testpmd. 5: two QEMU
     /// guests.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5,6")]
     pub(crate) rig: Vec<Rig>,
 
     /// Rounds of each rig; in each, everyone runs twice (A B C C B A).
@@ -62,6 +63,10 @@ pub(crate) struct Args {
     /// `<!-- vbench -->`.
     #[arg(long, value_name = "FILE")]
     pub(crate) into: Option<PathBuf>,
+
+    /// Draws each rig into this folder, as an SVG.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +80,9 @@ pub(crate) enum Command {
         /// `<!-- vbench -->`.
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
+        /// Draws each rig into this folder, as an SVG.
+        #[arg(long, value_name = "DIR")]
+        svg: Option<PathBuf>,
     },
 }
 
@@ -86,7 +94,7 @@ impl Args {
         Plan {
             quick: self.quick,
             rigs: self.rig.clone(),
-            rounds: self.rounds.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
+            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 5 }).max(1),
             subjects,
             run: self.run.clone(),
             only: self.only.clone(),

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`subject`] (what is compared), [`rig`] and [`wiring`]
 //! (the topologies), [`measure`] (one figure each), [`schedule`] (who runs
-//! when), [`record`] (what is kept), [`markdown`] (what is shown).
+//! when), [`record`] (what is kept), [`markdown`] and [`svg`] (what is shown).
 //!
 //! Deliberately absent: a figure for what is not installed, and a figure
 //! without the spread of its rounds. The hot path alone is measured by the
@@ -21,6 +21,7 @@ mod rig;
 mod schedule;
 mod stats;
 mod subject;
+mod svg;
 mod testpmd;
 mod wiring;
 
@@ -45,16 +46,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &cli::Args) -> Result<()> {
-    if let Some(cli::Command::Report { files, into }) = &args.command {
+    if let Some(cli::Command::Report { files, into, svg }) = &args.command {
         let reports = files.iter().map(|file| read(file)).collect::<Result<Vec<Report>>>()?;
-        return show(&Report::join(reports)?, into.as_deref());
+        return show(&Report::join(reports)?, into.as_deref(), svg.as_deref());
     }
     interrupt::watch()?;
     let report = schedule::run(&args.plan())?;
     if let Some(file) = &args.json {
         write(file, &report)?;
     }
-    show(&report, args.into.as_deref())
+    show(&report, args.into.as_deref(), args.svg.as_deref())
 }
 
 fn read(file: &Path) -> Result<Report> {
@@ -70,9 +71,14 @@ fn write(file: &Path, report: &Report) -> Result<()> {
     std::fs::write(file, text).with_context(|| file.display().to_string())
 }
 
-/// Prints the tables, or puts them into a file that has room for them.
-fn show(report: &Report, into: Option<&Path>) -> Result<()> {
-    let tables = markdown::render(report);
+/// Draws the pictures, if there is a folder for them, and prints the tables, or
+/// puts them into a file that has room for them.
+fn show(report: &Report, into: Option<&Path>, svg: Option<&Path>) -> Result<()> {
+    if let Some(folder) = svg {
+        draw(report, folder)?;
+    }
+    let plots = svg.map(|folder| seen_from(folder, into).to_string_lossy().into_owned());
+    let tables = markdown::render(report, plots.as_deref());
     let Some(file) = into else {
         return std::io::stdout().write_all(tables.as_bytes()).context("standard output");
     };
@@ -80,4 +86,20 @@ fn show(report: &Report, into: Option<&Path>) -> Result<()> {
     let page = markdown::replace(&page, &tables)
         .with_context(|| format!("{} has no two lines `{}`", file.display(), markdown::MARKER))?;
     std::fs::write(file, page).with_context(|| file.display().to_string())
+}
+
+fn draw(report: &Report, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    for rig in rig::RIGS {
+        if let Some(picture) = svg::render(report, rig) {
+            let file = folder.join(svg::name(rig));
+            std::fs::write(&file, picture).with_context(|| file.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// How the page `into` names `folder`: relative, if it lies below the page's own.
+fn seen_from<'a>(folder: &'a Path, into: Option<&Path>) -> &'a Path {
+    into.and_then(Path::parent).and_then(|page| folder.strip_prefix(page).ok()).unwrap_or(folder)
 }

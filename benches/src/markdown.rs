@@ -8,6 +8,9 @@ use crate::rig::{RIGS, Rig};
 use crate::stats::{Spread, mean, spread};
 use crate::subject::Subject;
 
+/// With more subjects a table has them in rows: the page is not wider.
+const ACROSS_MAX: usize = 5;
+
 /// Stands before and behind the tables in a page.
 pub(crate) const MARKER: &str = "<!-- vbench -->";
 
@@ -18,15 +21,16 @@ pub(crate) fn replace(page: &str, tables: &str) -> Option<String> {
     Some(format!("{before}{MARKER}\n\n{tables}\n{MARKER}{after}"))
 }
 
-/// Renders everything that a reader needs to judge the figures.
-pub(crate) fn render(report: &Report) -> String {
+/// Renders everything that a reader needs to judge the figures, with pictures
+/// from the folder `plots` as the page's reader reaches it.
+pub(crate) fn render(report: &Report, plots: Option<&str>) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail, here and below.
     let _ = header(&mut out, report);
     for rig in RIGS {
         let samples: Vec<&Sample> = report.samples.iter().filter(|s| s.rig == rig.number()).collect();
         if !samples.is_empty() {
-            let _ = table(&mut out, rig, &samples, report);
+            let _ = table(&mut out, rig, &samples, report, plots);
         }
     }
     out
@@ -44,14 +48,36 @@ fn header(out: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-fn table(out: &mut String, rig: Rig, samples: &[&Sample], report: &Report) -> std::fmt::Result {
+fn table(
+    out: &mut String,
+    rig: Rig,
+    samples: &[&Sample],
+    report: &Report,
+    plots: Option<&str>,
+) -> std::fmt::Result {
     let mut subjects: Vec<Subject> = samples.iter().map(|s| s.subject).collect();
     subjects.sort_unstable();
     subjects.dedup();
-    let Some((first, peers)) = subjects.split_first() else { return Ok(()) };
     writeln!(out, "\n### {}\n", rig.title())?;
+    if let Some(folder) = plots {
+        writeln!(out, "![bars of the table below]({folder}/{})\n", crate::svg::name(rig))?;
+    }
+    if subjects.len() > ACROSS_MAX {
+        down(out, samples, &subjects, report)?;
+    } else {
+        across(out, samples, &subjects, report)?;
+    }
+    for absent in report.absent.iter().filter(|a| a.rig == rig.number()) {
+        writeln!(out, "\n{}: {}.", absent.subject.name(), absent.why)?;
+    }
+    Ok(())
+}
+
+/// A column for each subject.
+fn across(out: &mut String, samples: &[&Sample], subjects: &[Subject], report: &Report) -> std::fmt::Result {
+    let Some((first, peers)) = subjects.split_first() else { return Ok(()) };
     write!(out, "| work |")?;
-    for subject in &subjects {
+    for subject in subjects {
         write!(out, " {} |", subject.name())?;
     }
     for peer in peers {
@@ -60,16 +86,36 @@ fn table(out: &mut String, rig: Rig, samples: &[&Sample], report: &Report) -> st
     writeln!(out, " noise | CPU |")?;
     writeln!(out, "|---|{}", "---|".repeat(subjects.len() + peers.len() + 2))?;
     for (case, rows) in by_case(samples) {
-        row(out, case, &rows, &subjects, report)?;
+        row(out, case, &rows, subjects, report)?;
     }
-    for absent in report.absent.iter().filter(|a| a.rig == rig.number()) {
-        writeln!(out, "\n{}: {}.", absent.subject.name(), absent.why)?;
+    Ok(())
+}
+
+/// A row for each subject, where there are too many for columns.
+fn down(out: &mut String, samples: &[&Sample], subjects: &[Subject], report: &Report) -> std::fmt::Result {
+    let Some(first) = subjects.first() else { return Ok(()) };
+    writeln!(out, "| work | switch | figure | {} / it | noise | CPU |", first.name())?;
+    writeln!(out, "|---|---|---|---|---|---|")?;
+    for (case, rows) in by_case(samples) {
+        let mark = if is_limited(case, &rows, report) { " (generator-limited)" } else { "" };
+        let mut name = format!("{case}, {}{mark}", rows[0].figure.unit.name());
+        for subject in subjects {
+            let own: Vec<&Sample> = rows.iter().filter(|s| s.subject == *subject).copied().collect();
+            let Some(figure) = spread(own.iter().map(|s| s.figure.value).collect()) else { continue };
+            let ratio = ratio(&rows, *first, *subject).filter(|_| subject != first);
+            let ratio = ratio.map_or_else(|| "–".into(), bold);
+            let noise = noise(&own).map_or_else(|| "–".into(), range);
+            let cpu = cpu(&own, &[*subject], rows[0].figure.unit);
+            let figure = digits(figure.median);
+            writeln!(out, "| {name} | {} | {figure} | {ratio} | {noise} | {cpu} |", subject.name())?;
+            name.clear();
+        }
     }
     Ok(())
 }
 
 /// Samples of each case, in the order in which cases first appeared.
-fn by_case<'a>(samples: &[&'a Sample]) -> Vec<(&'a str, Vec<&'a Sample>)> {
+pub(crate) fn by_case<'a>(samples: &[&'a Sample]) -> Vec<(&'a str, Vec<&'a Sample>)> {
     let mut cases: Vec<(&str, Vec<&Sample>)> = Vec::new();
     for sample in samples {
         let case = sample.figure.case.as_str();
@@ -100,12 +146,12 @@ fn row(
     }
     for peer in &subjects[1..] {
         match ratio(rows, subjects[0], *peer) {
-            Some(s) => write!(out, " **{:.2}** ({:.2}–{:.2}) |", s.median, s.min, s.max)?,
+            Some(s) => write!(out, " {} |", bold(s))?,
             None => write!(out, " – |")?,
         }
     }
     match noise(rows) {
-        Some(s) => write!(out, " {:.2}–{:.2} |", s.min, s.max)?,
+        Some(s) => write!(out, " {} |", range(s))?,
         None => write!(out, " – |")?,
     }
     writeln!(out, " {} |", cpu(rows, subjects, unit))
@@ -113,7 +159,7 @@ fn row(
 
 /// Whether the generator could not do twice the work of the best subject: as it
 /// did with nobody behind it, or by the share of its time that the work took.
-fn is_limited(case: &str, rows: &[&Sample], report: &Report) -> bool {
+pub(crate) fn is_limited(case: &str, rows: &[&Sample], report: &Report) -> bool {
     let best = rows.iter().map(|s| s.figure.value).fold(0.0, f64::max);
     let busy = |s: &&Sample| s.figure.extra.get("generator_busy_percent").is_some_and(|busy| *busy > 50.0);
     report.generator.get(case).is_some_and(|alone| *alone < 2.0 * best) || rows.iter().any(busy)
@@ -153,8 +199,17 @@ fn cpu(rows: &[&Sample], subjects: &[Subject], unit: Unit) -> String {
     format!("{} {name}", values.join(" : "))
 }
 
+/// A ratio and its spread.
+fn bold(s: Spread) -> String {
+    format!("**{:.2}** ({})", s.median, range(s))
+}
+
+fn range(s: Spread) -> String {
+    format!("{:.2}–{:.2}", s.min, s.max)
+}
+
 /// Three digits.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
@@ -163,7 +218,7 @@ fn digits(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::record::{Absent, Figure, Header};
 
@@ -172,8 +227,8 @@ mod tests {
         Sample { rig: 1, subject, round, slot, figure }
     }
 
-    #[test]
-    fn ratios_are_taken_within_rounds_and_absence_is_said() {
+    /// Two rounds of two subjects, one of which is absent in part.
+    pub(crate) fn report() -> Report {
         let header = Header {
             commit: "abc".into(),
             date: String::new(),
@@ -196,14 +251,34 @@ mod tests {
             sample(Subject::Bridge, 1, 0, 5.0),
         ];
         let absent = vec![Absent { rig: 1, subject: Subject::Vde, why: "not installed".into() }];
-        let report = Report { header, samples, absent, generator: BTreeMap::from([("TCP".into(), 12.0)]) };
-        let text = render(&report);
+        Report { header, samples, absent, generator: BTreeMap::from([("TCP".into(), 12.0)]) }
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds_and_absence_is_said() {
+        let report = report();
+        let text = render(&report, None);
         assert!(text.contains("**0.80** (0.80–0.80) | 1.00–1.00 |"), "{text}");
         assert!(text.contains("VDE: not installed.") && text.contains("generator-limited"), "{text}");
         let page = replace("a <!-- vbench --> old <!-- vbench --> b", "new").unwrap();
         assert_eq!(page, "a <!-- vbench -->\n\nnew\n<!-- vbench --> b");
         assert_eq!(replace(&page, "new").unwrap(), page);
         let kept: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
-        assert_eq!(render(&kept), text);
+        assert_eq!(render(&kept, None), text);
+    }
+
+    #[test]
+    fn many_subjects_are_rows_each_with_its_noise() {
+        let mut report = report();
+        for (subject, value) in
+            [(Subject::Tap, 2.0), (Subject::Stream, 1.0), (Subject::Dgram, 1.0), (Subject::Qemu, 1.0)]
+        {
+            report.samples.extend([0, 1].map(|slot| sample(subject, 0, slot, value)));
+        }
+        let text = render(&report, Some("bench"));
+        assert!(text.contains("(bench/rig1.svg)"), "{text}");
+        let row = "|  | vswitch, TAP | 2.00 | **4.00** (4.00–4.00) | 1.00–1.00 | – ns/KiB |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("| TCP, Gbit/s (generator-limited) | vswitch | 8.00 | – |"), "{text}");
     }
 }

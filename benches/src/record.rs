@@ -122,6 +122,8 @@ pub(crate) enum Unit {
     KiloframesPerSecond,
     #[serde(rename = "Mframes/s")]
     MegaframesPerSecond,
+    #[serde(rename = "ns")]
+    Nanoseconds,
     #[serde(rename = "us")]
     Microseconds,
     #[serde(rename = "% of a core")]
@@ -139,6 +141,7 @@ impl Unit {
             Unit::GbitPerSecond => "Gbit/s",
             Unit::KiloframesPerSecond => "kframes/s",
             Unit::MegaframesPerSecond => "Mframes/s",
+            Unit::Nanoseconds => "ns",
             Unit::Microseconds => "µs",
             Unit::PercentOfCore => "% of a core",
             Unit::Mebibytes => "MiB",
@@ -151,7 +154,64 @@ impl Unit {
         match self {
             Unit::GbitPerSecond => Some("ns/KiB"),
             Unit::KiloframesPerSecond | Unit::MegaframesPerSecond => Some("ns/frame"),
-            Unit::Microseconds | Unit::PercentOfCore | Unit::Mebibytes | Unit::PerThousandFrames => None,
+            Unit::Nanoseconds
+            | Unit::Microseconds
+            | Unit::PercentOfCore
+            | Unit::Mebibytes
+            | Unit::PerThousandFrames => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const UNITS: [Unit; 8] = [
+        Unit::GbitPerSecond,
+        Unit::KiloframesPerSecond,
+        Unit::MegaframesPerSecond,
+        Unit::Nanoseconds,
+        Unit::Microseconds,
+        Unit::PercentOfCore,
+        Unit::Mebibytes,
+        Unit::PerThousandFrames,
+    ];
+
+    fn folder() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bench"))
+    }
+
+    #[test]
+    fn the_schema_names_what_is_kept() {
+        let text = std::fs::read_to_string(folder().join("record.schema.json")).unwrap();
+        let schema: Value = serde_json::from_str(&text).unwrap();
+        let sample = &schema["properties"]["samples"]["items"];
+        assert_eq!(sample["properties"]["subject"]["enum"], json!(Subject::ALL));
+        assert_eq!(sample["properties"]["unit"]["enum"], json!(UNITS));
+        let figure = Figure { cpu_ns: Some(1.0), ..Figure::new("TCP", UNITS[0], 1.0) }.with("lost", 0.0);
+        let kept = Sample { rig: 1, subject: Subject::Vswitch, round: 0, slot: 0, figure };
+        let kept = serde_json::to_value(kept).unwrap();
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&kept), keys(&sample["properties"]));
+    }
+
+    #[test]
+    fn kept_records_can_still_be_read() {
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder()).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".json") && name != "record.schema.json" {
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                let report: Report = serde_json::from_str(&text).unwrap();
+                assert!(!report.samples.is_empty(), "{name}");
+                count += 1;
+            }
+        }
+        assert!(count > 0);
     }
 }

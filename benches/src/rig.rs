@@ -18,10 +18,13 @@ pub(crate) enum Rig {
     Queues,
     /// Two QEMU guests.
     Guests,
+    /// Only the decision, in memory.
+    Core,
 }
 
 /// All of them, in the order of their numbers.
-pub(crate) const RIGS: [Rig; 5] = [Rig::Netns, Rig::OwnedTaps, Rig::Direct, Rig::Queues, Rig::Guests];
+pub(crate) const RIGS: [Rig; 6] =
+    [Rig::Netns, Rig::OwnedTaps, Rig::Direct, Rig::Queues, Rig::Guests, Rig::Core];
 
 impl Rig {
     pub(crate) const fn number(self) -> u8 {
@@ -31,6 +34,7 @@ impl Rig {
             Rig::Direct => 3,
             Rig::Queues => 4,
             Rig::Guests => 5,
+            Rig::Core => 6,
         }
     }
 
@@ -43,6 +47,7 @@ impl Rig {
             Rig::Guests => {
                 "Two QEMU guests with virtio-net (vswitch: `vhost-user:` ports, if not said otherwise)"
             }
+            Rig::Core => "The decision alone, in memory",
         }
     }
 
@@ -56,6 +61,7 @@ impl Rig {
             Rig::Netns | Rig::OwnedTaps | Rig::Direct => [true, false].map(Variant::Offloads).into(),
             Rig::Queues => Queues::ALL.map(Variant::Queues).into(),
             Rig::Guests => vec![Variant::Guests],
+            Rig::Core => vec![Variant::Core],
         }
     }
 }
@@ -80,6 +86,8 @@ pub(crate) enum Variant {
     Queues(Queues),
     /// There is one way.
     Guests,
+    /// As well.
+    Core,
 }
 
 impl Variant {
@@ -90,6 +98,7 @@ impl Variant {
             Variant::Offloads(false) => "offloads off",
             Variant::Queues(queues) => queues.name(),
             Variant::Guests => "guests",
+            Variant::Core => "in memory",
         }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     let huge = plan.rigs.iter().any(is_dpdk).then(|| HugePages::reserve(HUGE_MEBIBYTES)).transpose();
     let absent = absent(plan, huge.as_ref().err());
     let mut slots = slots(plan, &absent);
-    slots.retain(|slot| is_wanted(slot.variant, effort));
+    slots.retain(|slot| is_wanted(slot, effort));
     let measured: Vec<Subject> =
         plan.subjects.iter().copied().filter(|s| plan.rigs.iter().any(|rig| s.belongs_to(*rig))).collect();
     let mut report = Report {
@@ -91,12 +91,13 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
     Ok(report)
 }
 
-/// Whether anything of `variant` is wanted.
-fn is_wanted(variant: Variant, effort: Effort<'_>) -> bool {
-    match variant {
-        Variant::Offloads(_) => true,
+/// Whether anything of `slot` is wanted.
+fn is_wanted(slot: &Slot, effort: Effort<'_>) -> bool {
+    match slot.variant {
+        Variant::Offloads(offloads) => measure::is_wanted(slot.rig, offloads, effort),
         Variant::Queues(queues) => measure::queues::is_wanted(queues, effort),
         Variant::Guests => measure::guests::is_wanted(effort),
+        Variant::Core => measure::core::is_wanted(effort),
     }
 }
 
@@ -121,7 +122,10 @@ fn slots(plan: &Plan, absent: &[Absent]) -> Vec<Slot> {
             plan.subjects.iter().copied().filter(|s| s.belongs_to(*rig) && !is_absent(s)).collect();
         for variant in rig.variants() {
             for round in 0..plan.rounds {
-                for (slot, order) in [(0, present.clone()), (1, present.iter().rev().copied().collect())] {
+                // Guests take long to boot: a quick look goes one way only.
+                let turns = if plan.quick && *rig == Rig::Guests { 1 } else { 2 };
+                let orders = [(0, present.clone()), (1, present.iter().rev().copied().collect())];
+                for (slot, order) in orders.into_iter().take(turns) {
                     slots.extend(order.into_iter().map(|subject| Slot {
                         rig: *rig,
                         variant,
@@ -147,6 +151,7 @@ fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
         }
         Variant::Queues(queues) => measure::queues::all(slot.subject, queues, run, effort),
         Variant::Guests => measure::guests::all(slot.subject, run, effort),
+        Variant::Core => measure::core::all(effort),
     }
 }
 

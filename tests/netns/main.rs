@@ -9,6 +9,7 @@ mod mixed;
 mod opened;
 mod pump;
 
+mod bench;
 mod fast;
 mod faults;
 mod hostile;

@@ -36,6 +36,21 @@ pub(crate) fn flow(id: u16, len: usize) -> Flow {
 /// Lengths without a virtio-net header, and their names.
 const LENGTHS: [(usize, &str); 3] = [(60, "60 B"), (512, "512 B"), (1514, "1514 B")];
 
+const WITH_HEADER: &str = "60 B saturated, virtio-net header";
+const SUPER: &str = "64 KiB super-frames saturated";
+const ROUND_TRIP: &str = "round trip";
+const WITHOUT_LOSS: &str = "60 B without loss";
+
+/// Every case there is.
+pub(super) fn cases(offloads: bool) -> Vec<String> {
+    if offloads {
+        return [WITH_HEADER, SUPER].map(String::from).into();
+    }
+    let mut cases: Vec<String> = LENGTHS.iter().map(|(_, name)| format!("{name} saturated")).collect();
+    cases.extend([ROUND_TRIP, WITHOUT_LOSS].map(String::from));
+    cases
+}
+
 pub(super) fn measure(
     wiring: &Wiring,
     fds: &[Device; 2],
@@ -44,14 +59,12 @@ pub(super) fn measure(
 ) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     if wiring.offloads {
-        let case = "60 B saturated, virtio-net header";
-        if effort.wants(case) {
-            figures.push(saturated(case, wiring, fds, &flow(2, 60), meter, effort)?);
+        if effort.wants(WITH_HEADER) {
+            figures.push(saturated(WITH_HEADER, wiring, fds, &flow(2, 60), meter, effort)?);
         }
-        let case = "64 KiB super-frames saturated";
-        if effort.wants(case) {
+        if effort.wants(SUPER) {
             let super_flow = flow(3, SUPER_LEN).with_segments(SEGMENT);
-            figures.push(saturated(case, wiring, fds, &super_flow, meter, effort)?);
+            figures.push(saturated(SUPER, wiring, fds, &super_flow, meter, effort)?);
         }
         return Ok(figures);
     }
@@ -61,11 +74,11 @@ pub(super) fn measure(
             figures.push(saturated(&case, wiring, fds, &flow(4, len), meter, effort)?);
         }
     }
-    if effort.wants("round trip") {
-        figures.push(round_trip("round trip", fds, effort)?);
+    if effort.wants(ROUND_TRIP) {
+        figures.push(round_trip(ROUND_TRIP, fds, effort)?);
     }
-    if effort.thorough && effort.wants("60 B without loss") {
-        figures.extend(without_loss("60 B without loss", fds, effort)?);
+    if effort.thorough && effort.wants(WITHOUT_LOSS) {
+        figures.extend(without_loss(WITHOUT_LOSS, fds, effort)?);
     }
     Ok(figures)
 }
@@ -85,8 +98,8 @@ pub(crate) fn generator_alone(offloads: bool, effort: Effort<'_>) -> Result<Vec<
         Ok(())
     };
     if offloads {
-        run("60 B saturated, virtio-net header", &flow(2, 60))?;
-        run("64 KiB super-frames saturated", &flow(3, SUPER_LEN).with_segments(SEGMENT))?;
+        run(WITH_HEADER, &flow(2, 60))?;
+        run(SUPER, &flow(3, SUPER_LEN).with_segments(SEGMENT))?;
     } else {
         for (len, name) in LENGTHS {
             run(&format!("{name} saturated"), &flow(4, len))?;

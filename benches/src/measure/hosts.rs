@@ -18,31 +18,54 @@ const TRIES: u32 = 50;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
+const PING: &str = "ping round trip";
+
+fn tcp_case(streams: u32, offloads: bool) -> String {
+    let state = if offloads { "offloads on" } else { "offloads off" };
+    format!("TCP, {streams} stream{}, {state}", if streams == 1 { "" } else { "s" })
+}
+
+fn udp_case(bytes: u32) -> String {
+    format!("UDP, {bytes} B, offloads on")
+}
+
+/// Streams at a time, and bytes of each datagram.
+const STREAMS: [u32; 2] = [1, 4];
+const DATAGRAMS: [u32; 2] = [64, 1400];
+
+/// Every case there is.
+pub(super) fn cases(offloads: bool) -> Vec<String> {
+    let mut cases: Vec<String> = STREAMS.iter().map(|streams| tcp_case(*streams, offloads)).collect();
+    // The offloads change nothing about single datagrams but a checksum.
+    if offloads {
+        cases.extend(DATAGRAMS.map(udp_case));
+        cases.push(PING.into());
+    }
+    cases
+}
+
 pub(super) fn measure(
     wiring: &Wiring,
     hosts: &[Netns; 2],
     meter: &Meter,
     effort: Effort<'_>,
 ) -> Result<Vec<Figure>> {
-    let state = if wiring.offloads { "offloads on" } else { "offloads off" };
     let mut figures = Vec::new();
     let _server = Server::start(&hosts[1])?;
-    for streams in [1, 4] {
-        let case = format!("TCP, {streams} stream{}, {state}", if streams == 1 { "" } else { "s" });
+    for streams in STREAMS {
+        let case = tcp_case(streams, wiring.offloads);
         if effort.wants(&case) {
             figures.push(tcp(&case, &hosts[0], streams, meter, effort)?);
         }
     }
-    for bytes in [64, 1400] {
-        let case = format!("UDP, {bytes} B, {state}");
-        // The offloads change nothing about single datagrams but a checksum.
+    for bytes in DATAGRAMS {
+        let case = udp_case(bytes);
         if wiring.offloads && effort.wants(&case) {
             figures.push(udp(&case, &hosts[0], bytes, meter, effort)?);
         }
     }
-    let case = "ping round trip";
-    if wiring.offloads && effort.wants(case) {
-        figures.push(ping(case, &hosts[0], effort)?);
+    if wiring.offloads && effort.wants(PING) {
+        figures.push(ping(PING, &hosts[0], effort)?);
     }
     Ok(figures)
 }

@@ -11,6 +11,9 @@ use crate::interrupt;
 use crate::record::{Figure, Unit};
 use crate::subject::Running;
 
+/// Before traffic.
+pub(super) const CASE: &str = "idle CPU";
+
 /// Use without traffic.
 #[derive(Debug)]
 pub(super) struct Idle {
@@ -28,8 +31,8 @@ pub(super) fn measure(running: &Running, effort: Effort<'_>) -> Result<Idle> {
     let share = (busy()?.saturating_sub(busy_before)).as_secs_f64() / elapsed;
     let own = (process_time(&running.pids)?.saturating_sub(own_before)).as_secs_f64() / elapsed;
     let mut figures = Vec::new();
-    if !running.pids.is_empty() && effort.wants("idle CPU") {
-        figures.push(Figure::new("idle CPU", Unit::PercentOfCore, own * 100.0));
+    if !running.pids.is_empty() && effort.wants(CASE) {
+        figures.push(Figure::new(CASE, Unit::PercentOfCore, own * 100.0));
     }
     Ok(Idle { idle_share: share, figures })
 }

@@ -45,7 +45,7 @@ fn calls_case(queues: Queues) -> String {
 pub(crate) fn is_wanted(queues: Queues, effort: Effort<'_>) -> bool {
     let mut cases: Vec<String> = LENGTHS.iter().map(|len| rate_case(*len, queues)).collect();
     cases.extend([idle_case(queues), calls_case(queues)]);
-    cases.iter().any(|case| effort.wants(case))
+    effort.wants_one(cases)
 }
 
 /// Every figure of `subject` with guests that ask for `queues`; none if it has

@@ -110,8 +110,14 @@ impl Subject {
                 Subject::Vswitch | Subject::Engine | Subject::Bridge | Subject::Ovs | Subject::Vde
             ),
             Rig::Queues => matches!(self, Subject::Vswitch | Subject::OvsDpdk | Subject::DpdkVhost),
+            Rig::Core => matches!(self, Subject::Vswitch),
             Rig::Guests => !matches!(self, Subject::Engine | Subject::Ovs | Subject::DpdkVhost),
         }
+    }
+
+    /// Whether it is vswitch in some form.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Subject::Vswitch | Subject::Engine | Subject::Tap | Subject::Stream | Subject::Dgram)
     }
 
     /// Whether it takes huge pages.
