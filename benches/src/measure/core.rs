@@ -115,6 +115,7 @@ fn swept(effort: Effort<'_>) -> Result<Figure> {
     let mut rig = Rig::new(2, FDB_SIZE, time);
     let each = repeat(effort, || {
         if rig.bridge.fdb_len() == 0 {
+            rig.stations.iter_mut().for_each(Vec::clear);
             let mut random = Random(1);
             rig.teach((0..100_000).map(|_| random.mac()));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use vswitch_tests::clock::Deadline;
 use vswitch_tests::iperf::is_between_tests;
 use vswitch_tests::netns::Netns;
 use vswitch_tests::qemu::{Boot, Guest};
@@ -16,6 +17,12 @@ use crate::stats::spread;
 use crate::subject::{Subject, guests};
 
 const ADDRESS: &str = "10.99.0.2";
+
+/// For a guest to boot: 5 s on a machine that does nothing else.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// Between two looks at whether somebody wants us to end.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Beyond the length of a run.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,9 +48,8 @@ pub(crate) fn all(subject: Subject, run: &[String], effort: Effort<'_>) -> Resul
     let [a, b] = &cards;
     let mut first = boot(&ns, a, "02:00:00:00:00:01", "10.99.0.1/24", "")?;
     let mut second = boot(&ns, b, "02:00:00:00:00:02", "10.99.0.2/24", "role=iperf-server")?;
-    first.wait_ready()?;
-    second.wait_ready()?;
-    interrupt::check()?;
+    wait_ready(&mut first)?;
+    wait_ready(&mut second)?;
     running.check()?;
     // The first answer teaches addresses to everybody.
     first.run(&format!("ping -c 1 -w 30 {ADDRESS}"))?;
@@ -74,6 +80,20 @@ fn boot(ns: &Netns, card: &[String], mac: &str, address: &str, append: &str) -> 
     let boot = Boot { tap: "guest", model: "virtio-net-pci", mac, address, append };
     let card: Vec<&str> = card.iter().map(String::as_str).collect();
     Guest::start_with(ns, &boot, &card)
+}
+
+/// Waits until `guest` has its address and a shell, or somebody wants us to end.
+fn wait_ready(guest: &mut Guest) -> Result<()> {
+    let deadline = Deadline::after(BOOT);
+    loop {
+        interrupt::check()?;
+        match guest.console().wait("guest: ready ", LOOK) {
+            Ok(_) => return guest.console().log_in(),
+            // A console that closed says so at once, again and again.
+            Err(error) if deadline.passed() || error.to_string().contains("closed") => bail!(error),
+            Err(_) => {}
+        }
+    }
 }
 
 /// Emulated guests take longer than the host to come to speed.
