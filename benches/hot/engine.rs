@@ -48,5 +48,24 @@ fn flood(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, unicast, flood);
+/// The same unicast with and without a capture of everything. Beside the engine's
+/// core this takes another two, for the capture thread and its reader: on fewer, it
+/// shows what they take from the engine.
+fn captured(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("engine/captured");
+    group.throughput(Throughput::Elements(1));
+    for len in [60, 1514] {
+        for (what, turns) in [
+            ("no capture", Turns::unicast(2, len, BUSY_POLL)),
+            ("capture", Turns::unicast(2, len, BUSY_POLL).captured()),
+        ] {
+            group.bench_function(BenchmarkId::new(what, format!("{len} B")), |b| {
+                b.iter_custom(|frames| time(&turns, frames, 1));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, unicast, flood, captured);
 criterion_main!(benches);

@@ -1,9 +1,11 @@
 //! The command line as types, and nothing else: what was typed, not what it
 //! does. Every flag of `run` has the name of its configuration key.
 
+mod capture;
 mod live;
 mod pairs;
 
+pub use capture::{CaptureArgs, ExtcapArgs, Shown};
 pub use live::{EventsArgs, LiveCommand, Since, TopArgs};
 pub use pairs::Pairs;
 
@@ -64,6 +66,10 @@ pub enum Command {
     Trace(TraceArgs),
     /// Judge the frames of a capture once more; exit code 1 if a verdict differs.
     Replay(ReplayArgs),
+    /// Record frames with their verdicts, as pcapng.
+    Capture(CaptureArgs),
+    /// Show ports as interfaces in Wireshark and tshark.
+    Extcap(ExtcapArgs),
     /// Print the completions of a shell.
     Completions {
         /// The shell.

@@ -33,6 +33,7 @@ pub fn execute(command: &ClientCommand, invoker: &Invoker) -> Result<String, Cli
         | Request::FdbAdd { .. }
         | Request::FdbDel { .. }
         | Request::FdbFlush { .. }
+        | Request::Capture(_)
         | Request::Trace { .. } => client.call(&request)?,
     };
     if target.json { Ok(output::json(&reply)) } else { Ok(output::reply(&request, &reply)) }

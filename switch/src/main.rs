@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         Command::Live(command) => command.target().json,
         Command::Trace(args) => args.target.json,
         Command::Replay(args) => args.json,
+        Command::Capture(args) => args.target.json,
+        Command::Extcap(args) => args.json,
         Command::Run(args) => args.json,
         Command::Completions { .. } | Command::Man { .. } => false,
     };
@@ -61,6 +63,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(if outcome == replay::Outcome::Same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Trace(args) => print(&vswitch::trace::execute(&args, &Invoker::from_env())?),
+        Command::Capture(args) => vswitch::capture::command::run(&args, &Invoker::from_env()),
+        Command::Extcap(args) => print(&vswitch::capture::extcap::run(&args, &Invoker::from_env())?),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vswitch", &mut text);

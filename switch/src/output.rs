@@ -42,6 +42,7 @@ pub fn reply(request: &Request, reply: &Response) -> String {
         Response::Events(answer) => events(&answer.events),
         Response::Changed(answer) => changed(answer),
         Response::Trace(answer) => crate::trace::text(answer),
+        Response::Capture { capture } => format!("capture {capture}\n"),
         Response::Done { count } => done(request, *count),
         Response::Error(refusal) => format!("{}\n", plain(&refusal.error)),
     }
@@ -205,6 +206,7 @@ fn done(request: &Request, count: u64) -> String {
         | Request::Set { .. }
         | Request::Reload {}
         | Request::Events { .. }
+        | Request::Capture(_)
         | Request::FdbShow { .. }
         | Request::Trace { .. } => "done\n".to_owned(),
     }

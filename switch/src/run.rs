@@ -98,6 +98,8 @@ pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
         }
         Err(_) => None,
     };
+    // The last marks are told: captures end with their sums.
+    supervisor.end_captures();
     let failed = closed.is_none();
     if let Some(Closed { snapshot, ports }) = closed {
         if outcome.is_ok() {
@@ -192,6 +194,7 @@ fn serve(
                 REPORTS => {
                     supervisor.take_reports()?;
                     supervisor.take_notes();
+                    supervisor.take_capture_news();
                 }
                 LINKS => supervisor.follow(links)?,
                 token if Supervisor::owns(token) => supervisor.greet(token)?,
@@ -203,6 +206,7 @@ fn serve(
                 }
                 token => {
                     server.ready(token, now(), &mut |request| supervisor.answer(request));
+                    supervisor.hand_over(server.take_readers());
                     // A port that came or went may need another namespace.
                     supervisor.watch_namespaces(links)?;
                 }
@@ -220,6 +224,7 @@ fn serve(
         if let Some(metrics) = metrics {
             metrics.expire(now());
         }
+        supervisor.hand_over(server.take_readers());
         if supervisor.is_stopping() {
             return Ok(());
         }

@@ -4,12 +4,14 @@
 //! Read [`lan`] first: tests of the whole switch start from one with hosts on
 //! its ports. Tests of a port by itself start from [`opened`].
 
+mod capturing;
 mod lan;
 mod mixed;
 mod opened;
 mod pump;
 
 mod bench;
+mod capture;
 mod fast;
 mod faults;
 mod hostile;

@@ -44,19 +44,19 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running engine with memory ports; those of `isolated` are so.
-struct Rig {
-    handle: Handle,
-    ports: Vec<MemoryHandle>,
+pub(super) struct Rig {
+    pub(super) handle: Handle,
+    pub(super) ports: Vec<MemoryHandle>,
     thread: Option<std::thread::JoinHandle<()>>,
     /// Allocations of the engine's thread.
-    allocated: &'static AtomicU64,
+    pub(super) allocated: &'static AtomicU64,
 }
 
 impl Rig {
-    fn new(isolated: &[bool]) -> Rig {
+    pub(super) fn new(isolated: &[bool]) -> Rig {
         let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true };
         let (engine, handle) = Engine::new(Settings::default(), tuning, [1, 2], None).unwrap();
         let allocated: &AtomicU64 = Box::leak(Box::default());
@@ -64,20 +64,25 @@ impl Rig {
             COUNTER.set(Some(allocated));
             drop(engine.run().unwrap());
         });
+        let mut rig = Rig { handle, ports: Vec::new(), thread: Some(thread), allocated };
+        for (number, isolated) in (0..).zip(isolated) {
+            rig.add(number, *isolated);
+        }
+        rig
+    }
+
+    /// Adds a port.
+    pub(super) fn add(&mut self, number: u8, isolated: bool) {
         let link = Link { up: true, mtu: 1500, offloads: Offloads::ALL };
-        let add = |(number, isolated): (u8, &bool)| {
-            let (port, end) = memory(link).unwrap();
-            let settings = PortSettings { isolated: *isolated, ..PortSettings::default() };
-            let (id, port) = (PortId::new(number), Some(Box::new(port) as Box<dyn vswitch::port::Port>));
-            handle.ask(|reply| Command::AddPort { id, port, settings, reply }).unwrap().unwrap();
-            end
-        };
-        let ports = (0..).zip(isolated).map(add).collect();
-        Rig { handle, ports, thread: Some(thread), allocated }
+        let (port, end) = memory(link).unwrap();
+        let settings = PortSettings { isolated, ..PortSettings::default() };
+        let (id, port) = (PortId::new(number), Some(Box::new(port) as Box<dyn vswitch::port::Port>));
+        self.handle.ask(|reply| Command::AddPort { id, port, settings, reply }).unwrap().unwrap();
+        self.ports.push(end);
     }
 
     /// Waits until everything injected has been forwarded.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         wait_until("the ports to be read", LIMIT, || self.ports.iter().all(|p| p.waiting() == 0)).unwrap();
         // Commands are obeyed between two turns: the last one is over then.
         drop(self.handle.ask(|reply| Command::Read { reply }).unwrap());
@@ -95,7 +100,7 @@ impl Drop for Rig {
 }
 
 /// A frame between two of 64 stations, or to everybody, that carries `number`.
-fn numbered(random: &mut Random, number: u32) -> Vec<u8> {
+pub(super) fn numbered(random: &mut Random, number: u32) -> Vec<u8> {
     let mut bytes = vec![0; 60];
     let station = |random: &mut Random| [2, 0, 0, 0, 0, random.next_u64().to_be_bytes()[0] % 64];
     let destination = if random.next_u64().is_multiple_of(8) { [0xff; 6] } else { station(random) };

@@ -1,6 +1,8 @@
 //! The core without a device: scenarios, and the model beside the bridge.
 
 #[cfg(test)]
+mod capture;
+#[cfg(test)]
 mod engine;
 #[cfg(test)]
 mod invariants;

@@ -10,6 +10,7 @@
 //! for the bridge's model, which is as naive as it can be.
 
 pub mod bpf;
+pub mod capture;
 pub mod clock;
 pub mod flow;
 pub mod guest_socket;

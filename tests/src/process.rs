@@ -179,9 +179,16 @@ impl Switch {
     /// # Errors
     /// It could not be started.
     pub fn client(&self, args: &[&str]) -> Result<Output> {
+        start::output(&mut self.client_command(args)).with_context(|| format!("vswitch {args:?}"))
+    }
+
+    /// A client command against this switch that was not started yet.
+    pub fn client_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).arg("--control").arg(&self.control).stdin(Stdio::null());
-        start::output(&mut command).with_context(|| format!("vswitch {args:?}"))
+        // A Ctrl-C at the terminal is for us; we end what we start.
+        command.process_group(0);
+        command
     }
 
     /// Runs a client command with `--json` and returns its answer.

@@ -4,9 +4,13 @@
 //! frames as fast as they are taken. Memory ports take a lock for a burst, which
 //! real ports do not.
 
+use std::io::Read as _;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use vswitch::bridge::{PortId, PortSettings, Settings};
+use vswitch::capture::Captures;
+use vswitch::capture::session::{Labels, SNAPLEN_MAX, Spec};
 use vswitch::engine::{Command, Engine, Handle, Tuning};
 use vswitch::offload::VnetHeader;
 use vswitch::port::memory::{MemoryHandle, Sample, memory};
@@ -18,6 +22,8 @@ pub struct Turns {
     handle: Handle,
     ports: Vec<MemoryHandle>,
     thread: Option<std::thread::JoinHandle<()>>,
+    /// The capture thread, and who reads what it writes.
+    capture: Option<(Captures, std::thread::JoinHandle<()>)>,
 }
 
 impl Turns {
@@ -37,7 +43,7 @@ impl Turns {
             end
         };
         let ports = (0..ports).map(add).collect();
-        Turns { handle, ports, thread }
+        Turns { handle, ports, thread, capture: None }
     }
 
     /// 64 stations on the first port that speak to one on each other port, in
@@ -68,6 +74,38 @@ impl Turns {
         turns.ports[0].repeat((0..64u16).map(|n| frame(0, 1 + n, 60)).collect(), 0);
         turns.settle();
         turns
+    }
+
+    /// Has everything captured from now on, all of each frame, and read as fast as
+    /// a socket goes.
+    ///
+    /// # Panics
+    /// It was captured before.
+    #[must_use]
+    pub fn captured(mut self) -> Turns {
+        let observation = self.handle.take_observation().expect("the first capture");
+        let mut captures = Captures::start(observation, self.handle.orders(), None).expect("a thread");
+        let spec = Spec {
+            switch: String::new(),
+            config: String::new(),
+            ports: None,
+            kinds: [true; 4],
+            filter: None,
+            filter_text: String::new(),
+            snaplen: SNAPLEN_MAX,
+            count: None,
+            segment: false,
+        };
+        let (mut ours, theirs) = UnixStream::pair().expect("two sockets");
+        let id = captures.begin(spec, Labels::new()).expect("the engine runs");
+        captures.hand_over(id, Some(theirs));
+        let reader = std::thread::spawn(move || {
+            let mut buffer = vec![0; 256 << 10];
+            while matches!(ours.read(&mut buffer), Ok(1..)) {}
+        });
+        self.settle();
+        self.capture = Some((captures, reader));
+        self
     }
 
     /// Copies that all ports but the first have sent.
@@ -104,6 +142,10 @@ impl Drop for Turns {
         let _ = self.handle.send(Command::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        if let Some((captures, reader)) = self.capture.take() {
+            captures.join();
+            let _ = reader.join();
         }
     }
 }

@@ -1,3 +1,26 @@
-//! Captures: what a file says beside its frames.
+//! Captures: every frame with its verdict, as pcapng.
+//!
+//! Read in this order: `engine::observe` (how frames leave the data thread),
+//! [`session`] (what of them is wanted, and the sums), [`words`] (comments),
+//! [`pcapng`] and [`state`] (how it is written), `writer` and `client` (the thread
+//! that does it), [`bpf`] and [`libpcap`] (filters), [`reader`] and [`rotate`] (the
+//! command, and its files), [`extcap`] (Wireshark's interfaces).
+//!
+//! Deliberately absent: anything that could make the data thread wait. A reader
+//! that is slow loses frames of its capture, and is told how many.
 
+pub mod bpf;
+mod client;
+pub mod command;
+pub mod extcap;
+pub mod libpcap;
+pub mod pcapng;
+pub mod reader;
+pub mod rotate;
+pub mod session;
+mod sink;
 pub mod state;
+pub mod words;
+mod writer;
+
+pub use writer::{CAPTURES_MAX, Captures, News};

@@ -287,8 +287,21 @@ impl Client {
     }
 
     /// A reply that answers another request.
-    fn unexpected(&self) -> ClientError {
+    pub(crate) fn unexpected(&self) -> ClientError {
         ClientError::Unknown { path: self.path.clone(), what: "not what it was asked for".to_owned() }
+    }
+
+    /// The connection itself, behind the last reply, with what was read of it
+    /// already. It waits for ever.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn into_stream(self) -> io::Result<(UnixStream, Vec<u8>)> {
+        let rest = self.stream.buffer().to_vec();
+        let stream = self.stream.into_inner();
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(None)?;
+        Ok((stream, rest))
     }
 
     /// Waits until the switch has closed the connection: it has ended.

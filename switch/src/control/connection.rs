@@ -38,6 +38,8 @@ pub(super) enum Turn {
     More,
     /// It is done, or gone.
     Close,
+    /// Its reply has left, and it reads a capture from now on.
+    HandOver(u64),
 }
 
 /// What a client that follows events has been sent.
@@ -75,6 +77,8 @@ pub(super) struct Connection {
     follow: Option<Follow>,
     /// Close once the reply is out.
     closing: bool,
+    /// The capture that it reads once the reply is out.
+    pub capture: Option<u64>,
 }
 
 impl Connection {
@@ -90,6 +94,7 @@ impl Connection {
             deadline: Some(now + PATIENCE),
             follow: None,
             closing: false,
+            capture: None,
         }
     }
 
@@ -142,6 +147,9 @@ impl Connection {
             if self.follows() {
                 self.deadline = None;
             }
+            if let Some(capture) = self.capture {
+                return Turn::HandOver(capture);
+            }
             if let Some(end) = self.next_line() {
                 if requests == 0 {
                     return Turn::More;
@@ -192,6 +200,9 @@ impl Connection {
                     ),
                     MayFollow::Yes | MayFollow::No(_) => handle(request),
                 };
+                if let Response::Capture { capture } = response {
+                    self.capture = Some(capture);
+                }
                 if let (true, Response::Events(events)) = (follows, &response) {
                     self.follow = Some(Follow { id, after: events.next });
                 }

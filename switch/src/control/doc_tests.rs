@@ -110,6 +110,7 @@ fn replies() -> Vec<Response> {
                 text: "refused: full".to_owned(),
             }],
         })),
+        Response::Capture { capture: 3 },
         Response::Done { count: 1 },
         Response::error("a", "b"),
     ]

@@ -8,6 +8,7 @@
 //! Deliberately absent: what a request does. The server hands it to whoever
 //! runs the switch, and never touches the bridge.
 
+mod capture;
 mod client;
 mod connection;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod server;
 mod stats;
 mod trace;
 
+pub use capture::{Capture, Direction, Filter};
 pub use client::{Client, ClientError, Follower, Running, running};
 pub use connection::PATIENCE;
 pub use live::{Changed, Events};

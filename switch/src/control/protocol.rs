@@ -10,6 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 
+use super::capture::Capture;
 use super::live::{Changed, Events};
 use super::reply::{ErrorReply, Fdb, Ports, Show};
 use super::stats::Stats;
@@ -124,6 +125,9 @@ pub enum Request {
         #[serde(default)]
         unfinished: Unfinished,
     },
+    /// Begins a capture. Answered by [`Response::Capture`], behind whose newline
+    /// the connection carries pcapng until the client shuts down its half.
+    Capture(Capture),
     /// Ends the switch. Answered by [`Response::Done`] before it goes.
     Stop {},
 }
@@ -170,6 +174,11 @@ pub enum Response {
     Changed(Changed),
     /// What would become of a frame.
     Trace(Box<Trace>),
+    /// The capture began.
+    Capture {
+        /// Its number.
+        capture: u64,
+    },
     /// It is done.
     Done {
         /// Things acted upon: entries flushed, ports closed.
@@ -323,6 +332,7 @@ mod tests {
                 },
                 r#"{"v":1,"id":7,"cmd":"trace","port":"a","frame":"ffff","unfinished":{"flags":1,"gso_type":0,"hdr_len":0,"gso_size":0,"csum_start":0,"csum_offset":0}}"#,
             ),
+            (Request::Capture(Capture::default()), r#"{"v":1,"id":7,"cmd":"capture"}"#),
             (Request::Stop {}, r#"{"v":1,"id":7,"cmd":"stop"}"#),
         ]
     }
@@ -353,6 +363,7 @@ mod tests {
                 comment: "flooded to b".to_owned(),
                 egress: Vec::new(),
             })),
+            Response::Capture { capture: 3 },
             Response::Done { count: u64::MAX },
             Response::error("no", "yes"),
         ] {

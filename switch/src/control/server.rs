@@ -81,6 +81,8 @@ pub struct Server {
     clients: [Option<Connection>; CLIENTS_MAX],
     /// When to accept again after the process ran out of descriptors.
     accept_at: Option<Instant>,
+    /// Connections that read a capture from now on.
+    readers: Vec<(u64, Option<std::os::unix::net::UnixStream>)>,
 }
 
 impl Server {
@@ -98,7 +100,16 @@ impl Server {
         let registry = registry.try_clone().map_err(io)?;
         let (mut listener, file) = listen(path, owner)?;
         registry.register(&mut listener, first, Interest::READABLE).map_err(io)?;
-        Ok(Server { listener, file, owner, registry, first, clients: Default::default(), accept_at: None })
+        Ok(Server {
+            listener,
+            file,
+            owner,
+            registry,
+            first,
+            clients: Default::default(),
+            accept_at: None,
+            readers: Vec::new(),
+        })
     }
 
     /// Where it listens.
@@ -233,12 +244,25 @@ impl Server {
                 }
             }
             Turn::Close => self.close(slot),
+            Turn::HandOver(capture) => {
+                if let Some(mut client) = self.clients[slot].take() {
+                    let _ = self.registry.deregister(&mut client.stream);
+                    self.readers.push((capture, Some(client.stream.into())));
+                }
+            }
         }
+    }
+
+    /// The connections that read a capture from now on, with its number; without
+    /// a connection if it was lost before its reply had left.
+    pub fn take_readers(&mut self) -> Vec<(u64, Option<std::os::unix::net::UnixStream>)> {
+        std::mem::take(&mut self.readers)
     }
 
     fn close(&mut self, slot: usize) {
         if let Some(mut client) = self.clients[slot].take() {
             let _ = self.registry.deregister(&mut client.stream);
+            self.readers.extend(client.capture.map(|capture| (capture, None)));
         }
     }
 

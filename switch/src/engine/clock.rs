@@ -27,4 +27,10 @@ impl Clock {
     pub fn wall() -> Duration {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
+
+    /// Nanoseconds since 1970 at the switch's start, by the wall's clock of now.
+    pub fn epoch_ns(&self) -> u64 {
+        // 584 years fit.
+        u64::try_from(Clock::wall().as_nanos()).unwrap_or(u64::MAX).saturating_sub(self.now().as_nanos())
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::TurnTimes;
+use super::observe::Want;
 use super::trace::Traced;
 use crate::bridge::{
     EntryKind, FdbEntry, FdbError, FlushScope, Move, PortCounters, PortId, PortSettings, Settings, Time,
@@ -133,6 +134,21 @@ pub enum Command {
     Read {
         /// Every counter at one instant.
         reply: Sender<Snapshot>,
+    },
+    /// Begins a capture, or ends one: a mark is told, and every frame between
+    /// the two marks. While any is under way, all frames come to the engine.
+    Observe {
+        /// The capture.
+        id: u64,
+        /// What it wants; `None` ends it.
+        want: Option<Want>,
+    },
+    /// Tells capture `id` some more of the FDB.
+    ObserveFdb {
+        /// The capture.
+        id: u64,
+        /// Where to begin: where the part before said to go on.
+        start: u32,
     },
     /// Ends the loop; frames that have arrived are still forwarded.
     Stop,

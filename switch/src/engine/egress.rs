@@ -10,10 +10,12 @@ use crate::bridge::{Bridge, PortId, Refusal};
 use crate::frame::{FRAME_MIN, Frame, Piece, Wire};
 use crate::port::{BURST_FRAMES, Fault, Finisher, Link, Port, Sent, as_is};
 
+use super::observe::Witness;
+
 static ZEROES: [u8; FRAME_MIN] = [0; FRAME_MIN];
 
 /// One egress port while the copies of one burst leave by it.
-pub(super) struct Egress<'e> {
+pub(super) struct Egress<'e, W> {
     pub id: PortId,
     pub port: &'e mut dyn Port,
     pub link: Link,
@@ -21,41 +23,56 @@ pub(super) struct Egress<'e> {
     pub finisher: &'e mut Finisher,
     pub pad_runts: bool,
     pub fault: Option<Fault>,
+    /// Hears what is refused.
+    pub witness: &'e mut W,
 }
 
-impl Egress<'_> {
+/// Wires on their way out, and the frames of the burst that they are.
+#[derive(Default)]
+struct Batch<'b> {
+    wires: ArrayVec<Wire<'b>, BURST_FRAMES>,
+    frames: u64,
+}
+
+impl<W: Witness> Egress<'_, W> {
     /// Sends the frames of `burst` whose bits are set in `mask`.
     pub fn send(&mut self, burst: &[Frame<'_>], mut mask: u64) {
-        let mut batch = ArrayVec::<Wire<'_>, BURST_FRAMES>::new();
+        let mut batch = Batch::default();
         while mask != 0 {
-            let frame = &burst[mask.trailing_zeros() as usize];
+            let index = mask.trailing_zeros();
+            let frame = &burst[index as usize];
             mask &= mask - 1;
             match Treatment::of(frame, self.link, self.pad_runts) {
-                Treatment::Oversize => self.refuse(Refusal::Oversize),
-                Treatment::AsIs(wire) => batch.push(wire),
+                Treatment::Oversize => self.refuse(index, Refusal::Oversize),
+                Treatment::AsIs(wire) => {
+                    batch.wires.push(wire);
+                    batch.frames |= 1 << index;
+                }
                 Treatment::Pad(wire) => {
                     self.flush(&mut batch);
-                    self.transmit(&[wire]);
+                    self.transmit(&[wire], 1 << index);
                 }
                 // Order within a flow is kept: what came before leaves first.
                 Treatment::Finish => {
                     self.flush(&mut batch);
-                    self.finish(frame);
+                    self.finish(index, frame);
                 }
             }
         }
         self.flush(&mut batch);
     }
 
-    fn flush(&mut self, batch: &mut ArrayVec<Wire<'_>, BURST_FRAMES>) {
-        if !batch.is_empty() {
-            self.transmit(batch);
-            batch.clear();
+    fn flush(&mut self, batch: &mut Batch<'_>) {
+        if !batch.wires.is_empty() {
+            self.transmit(&batch.wires, batch.frames);
+            batch.wires.clear();
+            batch.frames = 0;
         }
     }
 
-    /// Sends whole frames and counts each.
-    fn transmit(&mut self, wires: &[Wire<'_>]) {
+    /// Sends whole frames, those of the burst whose bits are set in `frames`,
+    /// and counts each.
+    fn transmit(&mut self, wires: &[Wire<'_>], frames: u64) {
         let sent = write(self.port, self.pad_runts, wires);
         self.fault = self.fault.or(sent.fault);
         let mut bytes: usize = wires.iter().map(Wire::len).sum();
@@ -63,6 +80,7 @@ impl Egress<'_> {
         for &(index, reason) in &sent.refused {
             bytes -= wires[usize::from(index)].len();
             counters.refused[reason.index()] += 1;
+            self.witness.refused(nth_bit(frames, index), reason);
         }
         counters.tx += (wires.len() - sent.refused.len()) as u64;
         counters.tx_bytes += bytes as u64;
@@ -70,10 +88,10 @@ impl Egress<'_> {
 
     /// Completes or segments one frame here, because its receiver cannot. A
     /// frame of which one segment is refused is refused, and cut short there.
-    fn finish(&mut self, frame: &Frame<'_>) {
+    fn finish(&mut self, index: u32, frame: &Frame<'_>) {
         let finished = match self.finisher.finish(frame, self.link.offloads) {
             Ok(finished) => finished,
-            Err(reason) => return self.refuse(reason),
+            Err(reason) => return self.refuse(index, reason),
         };
         let mut bytes = 0;
         let mut sent_len = 0;
@@ -99,12 +117,16 @@ impl Egress<'_> {
                 counters.tx += 1;
                 counters.tx_bytes += bytes as u64;
             }
-            Some(reason) => counters.refused[reason.index()] += 1,
+            Some(reason) => {
+                counters.refused[reason.index()] += 1;
+                self.witness.refused(index, reason);
+            }
         }
     }
 
-    fn refuse(&mut self, reason: Refusal) {
+    fn refuse(&mut self, index: u32, reason: Refusal) {
         self.bridge.counters_mut().port_mut(self.id).refused[reason.index()] += 1;
+        self.witness.refused(index, reason);
     }
 }
 
@@ -145,6 +167,24 @@ pub(super) fn longest(frame: &Frame<'_>, link: Link) -> u32 {
         _ => 0,
     };
     link.mtu.saturating_add(14 + tag)
+}
+
+/// Calls `with` for the position of each bit of `mask`.
+#[inline]
+pub(super) fn each_bit(mut mask: u64, mut with: impl FnMut(u32)) {
+    while mask != 0 {
+        with(mask.trailing_zeros());
+        mask &= mask - 1;
+    }
+}
+
+/// The position of bit number `n` of those that are set in `mask`.
+#[inline]
+fn nth_bit(mut mask: u64, n: u8) -> u32 {
+    for _ in 0..n {
+        mask &= mask.wrapping_sub(1);
+    }
+    mask.trailing_zeros()
 }
 
 /// Hands wires to the port. If short frames are padded, only the last may be

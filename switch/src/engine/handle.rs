@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::Waker;
+use std::sync::Arc;
 
 use super::clock::Clock;
+use super::observe::Observation;
 use super::{Command, Report, Snapshot};
 use crate::bridge::{Taken, Time};
 use crate::port::Port;
@@ -13,11 +15,31 @@ use crate::port::Port;
 /// Commands the engine from another thread.
 #[derive(Debug)]
 pub struct Handle {
-    commands: Sender<Command>,
-    waker: Waker,
+    orders: Orders,
     reports: Receiver<Report>,
     notes: Receiver<Taken>,
     clock: Clock,
+    observation: Option<Observation>,
+    control: Option<Arc<Waker>>,
+}
+
+/// Gives orders to the engine, and hears no reports. Clones give orders to the
+/// same engine.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Orders {
+    /// Gives an order, to be carried out before the next turn.
+    ///
+    /// # Errors
+    /// [`Ended`] when no data thread is there to take it.
+    pub fn send(&self, command: Command) -> Result<(), Ended> {
+        self.commands.send(command).map_err(|_| Ended)?;
+        self.waker.wake().map_err(|_| Ended)
+    }
 }
 
 /// The data thread has ended.
@@ -41,8 +63,11 @@ impl Handle {
         reports: Receiver<Report>,
         notes: Receiver<Taken>,
         clock: Clock,
+        observation: Observation,
+        control: Option<Arc<Waker>>,
     ) -> Handle {
-        Handle { commands, waker, reports, notes, clock }
+        let orders = Orders { commands, waker: Arc::new(waker) };
+        Handle { orders, reports, notes, clock, observation: Some(observation), control }
     }
 
     /// The time by the switch's own clock, and by the wall's since 1970.
@@ -55,13 +80,27 @@ impl Handle {
         self.notes.try_recv().ok()
     }
 
+    /// A way to give orders from yet another thread.
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// What wakes the control thread, if anything does.
+    pub fn control_waker(&self) -> Option<Arc<Waker>> {
+        self.control.clone()
+    }
+
+    /// The capture thread's end of the seam; there is one.
+    pub fn take_observation(&mut self) -> Option<Observation> {
+        self.observation.take()
+    }
+
     /// Gives an order, to be carried out before the next turn.
     ///
     /// # Errors
     /// [`Ended`] when no data thread is there to take it.
     pub fn send(&self, command: Command) -> Result<(), Ended> {
-        self.commands.send(command).map_err(|_| Ended)?;
-        self.waker.wake().map_err(|_| Ended)
+        self.orders.send(command)
     }
 
     /// Gives an order and waits for its answer; `order` puts the reply channel

@@ -12,17 +12,20 @@ mod clock;
 mod command;
 mod egress;
 mod fast;
+mod forward;
 mod handle;
 mod obey;
+pub mod observe;
 mod spin;
 mod tell;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod turns;
+mod watched;
 
 pub use command::{Command, PortSnapshot, Report, Snapshot, Tuning};
-pub use handle::{Closed, Ended, Handle};
+pub use handle::{Closed, Ended, Handle, Orders};
 pub use trace::{Fate, Traced};
 pub use turns::{TURN_BUCKETS, TurnTimes};
 
@@ -34,11 +37,12 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll, Token, Waker};
 use std::sync::Arc;
 
-use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Taken, Time, Verdict};
-use crate::port::{BURST_FRAMES, Burst, FastTable, Fault, Finisher, Link, Losses, Port, Rx, Slots};
+use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Taken, Time};
+use crate::port::{Burst, FastTable, Fault, Finisher, Link, Losses, Port, Rx, Slots};
 use clock::Clock;
-use egress::Egress;
 use fast::Fast;
+use forward::Forwarding;
+use observe::{Change, Observer};
 use spin::Spin;
 
 /// Ports use their numbers as tokens; this one is the control thread's call.
@@ -76,6 +80,10 @@ pub struct Engine {
     tuning: Tuning,
     /// The kernel's fast path, if it has one.
     fast: Option<Fast>,
+    /// Told of every frame, while somebody looks.
+    observer: Option<Box<Observer>>,
+    /// The same while nobody does.
+    resting: Option<Box<Observer>>,
     commands: Receiver<Command>,
     reports: Sender<Report>,
     notes: Sender<Taken>,
@@ -106,6 +114,7 @@ impl Engine {
         let (reports, reports_out) = crossbeam_channel::bounded(1024);
         let (notes, notes_out) = crossbeam_channel::bounded(tell::CHANNEL_LEN);
         let clock = Clock::start();
+        let (observer, observation) = observe::seam();
         let engine = Engine {
             poll,
             bridge: Bridge::new(settings, secret),
@@ -116,17 +125,19 @@ impl Engine {
             masks: Box::new([0; PORTS_MAX]),
             tuning,
             fast: None,
+            observer: None,
+            resting: Some(Box::new(observer)),
             commands,
             reports,
             notes,
             tell_at: Time::START,
             turns: TurnTimes::default(),
-            control,
+            control: control.clone(),
             clock,
             spin: Spin::default(),
             stopping: false,
         };
-        Ok((engine, Handle::new(commands_in, waker, reports_out, notes_out, clock)))
+        Ok((engine, Handle::new(commands_in, waker, reports_out, notes_out, clock, observation, control)))
     }
 
     /// Lets the kernel forward what `table` holds, as far as
@@ -150,7 +161,11 @@ impl Engine {
         let mut next_tick = now.after(TICK);
         while !self.stopping {
             let told = self.next_tell().map_or(next_tick, |tell| tell.min(next_tick));
-            match self.wait(now, told) {
+            let wait = self.wait(now, told);
+            if let Some(observer) = self.observer.as_mut() {
+                observer.settle(now, wait.is_some_and(|wait| !wait.is_zero()));
+            }
+            match wait {
                 Some(wait) => self.poll(&mut events, wait)?,
                 None => self.pause(now),
             }
@@ -169,6 +184,7 @@ impl Engine {
             }
         }
         self.drain(&mut events)?;
+        self.end_captures();
         self.count_fast();
         let snapshot = self.snapshot(self.clock.now());
         let ports = self.ports.iter_mut().filter_map(|slot| slot.as_mut()?.port.take()).collect();
@@ -227,35 +243,19 @@ impl Engine {
         let verdicts_len = frames.len();
         let mut faults = ArrayVec::<(PortId, Fault), PORTS_MAX>::new();
         if any {
-            let mut verdicts = ArrayVec::<Verdict, BURST_FRAMES>::new();
-            self.bridge.forward_burst(now, id, frames, &mut verdicts);
-            if let Some(fast) = self.fast.as_mut() {
-                // Before any of these frames is sent, and with it what it taught.
-                fast.recall(&mut self.bridge);
-                fast.consider(&mut self.bridge, now, id, frames, &verdicts);
-            }
-            let touched = group(&verdicts, &mut self.masks);
-            for egress in touched.iter() {
-                let mask = std::mem::take(&mut self.masks[egress.index()]);
-                let slot = self.ports[egress.index()].as_mut();
-                let Some(Slot { port: Some(port), link, .. }) = slot else {
-                    let refused = &mut self.bridge.counters_mut().port_mut(egress).refused;
-                    refused[crate::bridge::Refusal::Gone.index()] += u64::from(mask.count_ones());
-                    continue;
-                };
-                let mut sending = Egress {
-                    id: egress,
-                    port: port.as_mut(),
-                    link: *link,
-                    bridge: &mut self.bridge,
-                    finisher: &mut self.finisher,
-                    pad_runts: self.tuning.pad_runts,
-                    fault: None,
-                };
-                sending.send(frames, mask);
-                if let Some(fault) = sending.fault {
-                    faults.push((egress, fault));
-                }
+            let mut forwarding = Forwarding {
+                bridge: &mut self.bridge,
+                fast: self.fast.as_mut(),
+                ports: &mut self.ports,
+                masks: &mut self.masks,
+                finisher: &mut self.finisher,
+                pad_runts: self.tuning.pad_runts,
+                verdicts: ArrayVec::new(),
+                faults: &mut faults,
+            };
+            match self.observer.as_mut() {
+                None => forwarding.forward(now, id, frames, &mut ()),
+                Some(observer) => forwarding.forward_watched(now, id, frames, observer),
             }
         }
         drop(burst);
@@ -287,7 +287,7 @@ impl Engine {
     fn fail(&mut self, id: PortId, fault: Fault) {
         if let Some(slot) = self.ports[id.index()].as_mut() {
             slot.link.up = false;
-            self.bridge.set_link(id, false);
+            self.set_bridge_link(id, false);
         }
         self.update_fast(id);
         // A full channel loses nothing that matters: the control thread reads
@@ -311,6 +311,7 @@ impl Engine {
             }
         }
         let more = self.bridge.sweep(now).is_some_and(|next| next <= now);
+        self.show_change(Change::Swept);
         if let Some(fast) = self.fast.as_mut() {
             fast.recall(&mut self.bridge);
         }
@@ -350,20 +351,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// Turns verdicts into a bit mask of frames for each egress port; returns the
-/// ports whose masks are not zero.
-#[inline]
-fn group(verdicts: &[Verdict], masks: &mut [u64; PORTS_MAX]) -> PortSet {
-    let mut touched = PortSet::EMPTY;
-    for (index, verdict) in verdicts.iter().enumerate() {
-        if let Verdict::Forward { to, .. } = verdict {
-            for port in to.iter() {
-                masks[port.index()] |= 1 << index;
-            }
-            touched = touched | *to;
-        }
-    }
-    touched
 }

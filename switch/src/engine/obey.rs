@@ -4,8 +4,9 @@ use std::io;
 
 use mio::Token;
 
+use super::observe::Change;
 use super::{Command, Engine, PortSnapshot, Slot, Snapshot, Tuning};
-use crate::bridge::{PortId, Time};
+use crate::bridge::{PortCounters, PortId, Time};
 use crate::port::{Link, Losses, Offloads, Port};
 
 /// Places of the FDB read at a time: two cache lines each, some 20 µs from
@@ -30,29 +31,44 @@ impl Engine {
                 let port = self.take_device(id);
                 self.ports[id.index()] = None;
                 self.update_fast(id);
+                self.count_fast();
+                let counters = Box::new(self.bridge.counters().port(id).clone());
                 self.bridge.remove_port(id);
+                self.show_change(Change::PortRemoved { id, counters });
                 let _ = reply.send(port);
             }
             Command::SetPort { id, settings } => {
                 self.bridge.set_port(id, settings);
                 self.update_fast(id);
+                self.show_change(Change::PortSet { id, settings });
             }
             Command::SetLink { id, up, mtu } => self.set_link(id, up, mtu),
             Command::Configure { settings, tuning, reply } => {
                 let outcome = self.bridge.configure(now, settings);
                 if outcome.is_ok() {
                     self.set_tuning(tuning);
+                    self.show_change(Change::Configured(settings));
                 }
                 let _ = reply.send(outcome);
             }
             Command::FdbAdd { vid, mac, port, kind, reply } => {
-                let _ = reply.send(self.bridge.fdb_add(now, vid, mac, port, kind));
+                let outcome = self.bridge.fdb_add(now, vid, mac, port, kind);
+                if outcome.is_ok() {
+                    self.show_change(Change::EntrySet { vid, mac, port, kind });
+                }
+                let _ = reply.send(outcome);
             }
             Command::FdbDel { vid, mac, reply } => {
-                let _ = reply.send(self.bridge.fdb_del(vid, mac));
+                let outcome = self.bridge.fdb_del(vid, mac);
+                if outcome.is_ok() {
+                    self.show_change(Change::EntryDeleted { vid, mac });
+                }
+                let _ = reply.send(outcome);
             }
             Command::FdbFlush { scope, reply } => {
-                let _ = reply.send(self.bridge.fdb_flush(&scope));
+                let flushed = self.bridge.fdb_flush(&scope);
+                self.show_change(Change::Flushed(scope));
+                let _ = reply.send(flushed);
             }
             Command::FdbRead { start, reply } => {
                 let _ = reply.send(self.bridge.fdb_page(now, start, FDB_CHUNK));
@@ -64,6 +80,8 @@ impl Engine {
                 self.count_fast();
                 let _ = reply.send(self.snapshot(now));
             }
+            Command::Observe { id, want } => self.observe(now, id, want),
+            Command::ObserveFdb { id, start } => self.show_fdb(now, id, start),
             Command::Stop => self.stopping = true,
         }
         if let Some(fast) = self.fast.as_mut() {
@@ -71,10 +89,11 @@ impl Engine {
         }
     }
 
-    fn set_tuning(&mut self, tuning: Tuning) {
+    pub(super) fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
         let Some(fast) = self.fast.as_mut() else { return };
-        fast.enable(tuning.fast_path);
+        // Who looks wants to see every frame, and the kernel shows none.
+        fast.enable(tuning.fast_path && self.observer.is_none());
         fast.set_padding(tuning.pad_runts);
         for id in self.bridge.ports().iter() {
             self.update_fast(id);
@@ -88,9 +107,11 @@ impl Engine {
         settings: crate::bridge::PortSettings,
     ) -> io::Result<()> {
         self.bridge.add_port(id, settings);
+        self.show_change(Change::PortAdded { id, settings });
         self.ports[id.index()] = Some(Slot { port: None, link: ABSENT, losses: Losses::default() });
         self.put_device(id, port).inspect_err(|_| {
             self.bridge.remove_port(id);
+            self.show_change(Change::PortRemoved { id, counters: Box::new(PortCounters::ZERO) });
             self.ports[id.index()] = None;
             self.update_fast(id);
         })
@@ -108,15 +129,16 @@ impl Engine {
         let Some(slot) = self.ports[id.index()].as_mut() else { return Ok(()) };
         let Some(mut port) = port else {
             slot.link = ABSENT;
-            self.bridge.set_link(id, false);
+            self.set_bridge_link(id, false);
             self.update_fast(id);
             return Ok(());
         };
         port.register(self.poll.registry(), Token(id.index()))?;
         slot.link = port.link();
-        self.bridge.set_link(id, slot.link.up);
+        let up = slot.link.up;
         self.spin.add(id, port.as_ref());
         slot.port = Some(port);
+        self.set_bridge_link(id, up);
         self.ready.insert(id);
         self.update_fast(id);
         Ok(())
@@ -137,7 +159,8 @@ impl Engine {
         let Some(port) = slot.port.as_mut() else { return };
         port.set_link(Link { up, mtu, ..slot.link });
         slot.link = port.link();
-        self.bridge.set_link(id, slot.link.up);
+        let up = slot.link.up;
+        self.set_bridge_link(id, up);
         self.update_fast(id);
         // Whatever the fault was, frames may be waiting behind it.
         self.ready.insert(id);

@@ -159,7 +159,7 @@ impl Engine {
             return;
         }
         slot.link = link;
-        self.bridge.set_link(id, link.up);
+        self.set_bridge_link(id, link.up);
         // A full channel: the control thread asks for a snapshot anyway when it
         // is asked what there is.
         let _ = self.reports.try_send(Report::Link { id, link });

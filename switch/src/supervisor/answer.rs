@@ -72,6 +72,7 @@ impl Supervisor {
             Request::Reload {} => Ok(self.reload().map_or_else(Response::Error, Response::Changed)),
             Request::Events { after, .. } => Ok(Response::Events(self.events(after))),
             Request::Trace { port, frame, unfinished } => self.trace(&port, &frame, unfinished),
+            Request::Capture(wanted) => self.begin_capture(wanted),
             Request::Stop {} => {
                 self.stopping = true;
                 Ok(Response::Done { count: 0 })

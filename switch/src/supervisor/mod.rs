@@ -9,6 +9,7 @@
 //! any decision on a frame (`bridge`).
 
 mod answer;
+mod capture;
 mod follow;
 mod record;
 mod reload;
@@ -20,6 +21,7 @@ pub use reload::Source;
 use std::fmt::Write as _;
 
 use crate::bridge::{EntryKind, FdbError, PORTS_MAX, PortId, PortSettings, Settings};
+use crate::capture::Captures;
 use crate::config::{Change, Config, Isolation, PortConfig, StaticEntry, diff};
 use crate::engine::{Command, Ended, Handle, Snapshot, Tuning};
 use crate::events::{Flaps, Happening, Journal};
@@ -101,6 +103,8 @@ pub struct Supervisor {
     engine: Handle,
     /// What gives ports their places on the kernel's fast path, if it has one.
     fast: Option<FastPath>,
+    /// The capture thread, once there was a capture.
+    captures: Option<Captures>,
     /// Where the ports' sockets ask to be looked at.
     registry: mio::Registry,
     ports: Vec<Held>,
@@ -132,6 +136,7 @@ impl Supervisor {
             run_id,
             engine,
             fast,
+            captures: None,
             registry,
             ports,
             source: None,
@@ -294,6 +299,7 @@ impl Supervisor {
             return Ok(Err(std::io::ErrorKind::StorageFull.into()));
         };
         let settings = port.flags;
+        self.name_port(id, port);
         let added = self.engine.ask(|reply| Command::AddPort { id, port: device, settings, reply })?;
         if added.is_ok() {
             self.ports.push(Held {

@@ -1,0 +1,153 @@
+//! One capture and its reader's socket: bytes leave as the reader takes them, and
+//! what it says, or that it hangs up, ends the capture.
+//!
+//! A reader ends its capture by shutting down its half of the connection, if it
+//! likes after a line that says why; it is then sent the rest, with the sums.
+//!
+//! Deliberately absent: threads, and what is captured (`session`).
+
+use std::io::{self, Read as _};
+use std::os::unix::net::UnixStream as StdStream;
+use std::time::Instant;
+
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+
+use super::session::{Labels, Session, Spec};
+
+/// The longest reason that a reader gives.
+const REASON_MAX: usize = 500;
+
+/// Where a capture is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// Its first mark has not come.
+    Waiting,
+    /// Its frames are being written.
+    Running,
+    /// It was told to end, and its last mark has not come.
+    Ending,
+    /// All is in its sink, to be taken until then.
+    Over(Instant),
+}
+
+/// A capture and its reader.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub id: u64,
+    pub session: Session,
+    pub stage: Stage,
+    /// The ports, as they were when it was ordered.
+    pub labels: Labels,
+    /// How many names had been said by then.
+    pub names_len: u64,
+    stream: Option<UnixStream>,
+    /// The reader takes no more now.
+    is_blocked: bool,
+    /// The reader wants the end.
+    pub is_asked: bool,
+    /// Frames that were said to be missed.
+    pub told_missed: u64,
+    /// When more may be said.
+    pub next_news: Instant,
+    said: Vec<u8>,
+}
+
+/// What a reader did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    /// Nothing that matters.
+    Nothing,
+    /// It wants the end, and the rest.
+    End,
+    /// It is gone.
+    Gone,
+}
+
+impl Client {
+    pub fn new(id: u64, spec: Spec, labels: Labels, names_len: u64, now: Instant) -> Client {
+        Client {
+            id,
+            session: Session::new(spec),
+            stage: Stage::Waiting,
+            labels,
+            names_len,
+            stream: None,
+            is_blocked: false,
+            is_asked: false,
+            told_missed: 0,
+            next_news: now,
+            said: Vec::new(),
+        }
+    }
+
+    /// Gives it its reader.
+    ///
+    /// # Errors
+    /// epoll does not take the socket.
+    pub fn connect(&mut self, stream: StdStream, registry: &Registry, token: Token) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let mut stream = UnixStream::from_std(stream);
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    /// Whether frames are still written.
+    pub fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Ending)
+    }
+
+    /// The reader may take more.
+    pub fn unblock(&mut self) {
+        self.is_blocked = false;
+    }
+
+    /// Gives the reader what it takes; false if it is gone.
+    pub fn write(&mut self) -> bool {
+        let Some(stream) = self.stream.as_mut() else { return true };
+        if self.is_blocked || self.session.sink.is_empty() {
+            return true;
+        }
+        match self.session.sink.write_to(stream) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_blocked = true;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Hears what the reader says.
+    pub fn listen(&mut self) -> Heard {
+        let Some(stream) = self.stream.as_mut() else { return Heard::Nothing };
+        let mut chunk = [0; 256];
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => return Heard::End,
+                Ok(len) => {
+                    let room = REASON_MAX.saturating_sub(self.said.len());
+                    self.said.extend_from_slice(&chunk[..len.min(room)]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Heard::Gone,
+            }
+        }
+    }
+
+    /// What the reader said of its end: one line, made plain; empty if nothing.
+    pub fn reason(&self) -> String {
+        let text = String::from_utf8_lossy(&self.said);
+        text.lines().next().unwrap_or_default().escape_debug().to_string()
+    }
+
+    /// Whether its reader, if there is one, has all.
+    pub fn is_done(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Over(end) => now >= end || (self.session.sink.is_empty() && self.stream.is_some()),
+            Stage::Waiting | Stage::Running | Stage::Ending => false,
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Blocks of a pcapng file, written into memory, and found again in a stream.
+//!
+//! Read first: draft-ietf-opsawg-pcapng, sections 3 (blocks and options) and 4
+//! (their kinds). Numbers are in the machine's own byte order, as the section
+//! header says.
+//!
+//! Deliberately absent: what the frames mean (`session`), and files (`keep`).
+
+/// Section header block.
+pub const SECTION: u32 = 0x0a0d_0d0a;
+/// Interface description block.
+pub const INTERFACE: u32 = 1;
+/// Interface statistics block.
+pub const STATISTICS: u32 = 5;
+/// Enhanced packet block: a frame.
+pub const FRAME: u32 = 6;
+/// Our own, out of the range for local use: readers that do not know it pass
+/// over it. (They show a Custom Block as if it were a frame.)
+pub const STATE: u32 = 0x8056_5357;
+
+/// No block of ours is longer: a frame of 128 KiB, or an FDB part of 8,192
+/// entries.
+pub const BLOCK_MAX: usize = 16 << 20;
+
+const BYTE_ORDER: u32 = 0x1a2b_3c4d;
+const LINK_ETHERNET: u16 = 1;
+/// Times are in nanoseconds.
+const RESOLUTION_NS: u8 = 9;
+
+const OPT_END: u16 = 0;
+const OPT_COMMENT: u16 = 1;
+const SECTION_APPLICATION: u16 = 4;
+const INTERFACE_NAME: u16 = 2;
+const INTERFACE_DESCRIPTION: u16 = 3;
+const INTERFACE_RESOLUTION: u16 = 9;
+const INTERFACE_FILTER: u16 = 11;
+const FRAME_FLAGS: u16 = 2;
+const FRAME_DROPS: u16 = 4;
+const FRAME_ID: u16 = 5;
+const STATISTICS_START: u16 = 2;
+const STATISTICS_END: u16 = 3;
+const STATISTICS_RECEIVED: u16 = 4;
+const STATISTICS_DROPPED: u16 = 5;
+const STATISTICS_ACCEPTED: u16 = 6;
+const STATISTICS_OS_DROPPED: u16 = 7;
+const STATISTICS_DELIVERED: u16 = 8;
+
+/// Which way a frame crossed its interface (bits 0 and 1 of `epb_flags`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Into the switch.
+    Inbound = 1,
+    /// Out of it.
+    Outbound = 2,
+}
+
+/// A frame as it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameRecord<'r> {
+    /// Number of its interface.
+    pub interface: u32,
+    /// Nanoseconds since 1970.
+    pub date_ns: u64,
+    /// Bytes as it crossed.
+    pub len: u32,
+    /// The first of them.
+    pub bytes: &'r [u8],
+    /// Which way.
+    pub way: Way,
+    /// Joins the records of one frame.
+    pub id: u64,
+    /// Frames of this interface that were missed since the last one.
+    pub drops: u64,
+    /// In words.
+    pub comment: &'r str,
+}
+
+/// Totals of one interface, as `isb_` options.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Frames that crossed it.
+    pub received: u64,
+    /// Of them, those that the capture missed.
+    pub dropped: u64,
+    /// Of the rest, those that the filter accepted.
+    pub accepted: u64,
+    /// Of these, those that the reader was too slow for.
+    pub os_dropped: u64,
+    /// And those that were written.
+    pub delivered: u64,
+}
+
+/// Writes a section header.
+pub fn section(out: &mut Vec<u8>, application: &str) {
+    let block = Open::new(out, SECTION);
+    put_u32(out, BYTE_ORDER);
+    put_u16(out, 1);
+    put_u16(out, 0);
+    // The length of the section is not known yet.
+    put_u64(out, u64::MAX);
+    option(out, SECTION_APPLICATION, application.as_bytes());
+    block.close_options(out);
+}
+
+/// Writes the description of the next interface.
+pub fn interface(out: &mut Vec<u8>, name: &str, description: &str, filter: &str, snaplen: u32) {
+    let block = Open::new(out, INTERFACE);
+    put_u16(out, LINK_ETHERNET);
+    put_u16(out, 0);
+    put_u32(out, snaplen);
+    option(out, INTERFACE_NAME, name.as_bytes());
+    option(out, INTERFACE_DESCRIPTION, description.as_bytes());
+    option(out, INTERFACE_RESOLUTION, &[RESOLUTION_NS]);
+    if !filter.is_empty() {
+        // Its first byte says that the filter is text.
+        option(out, INTERFACE_FILTER, &[&[0], filter.as_bytes()].concat());
+    }
+    block.close_options(out);
+}
+
+/// Writes a frame.
+pub fn frame(out: &mut Vec<u8>, record: &FrameRecord<'_>) {
+    let block = Open::new(out, FRAME);
+    put_u32(out, record.interface);
+    put_date(out, record.date_ns);
+    put_u32(out, len_u32(record.bytes.len()));
+    put_u32(out, record.len);
+    out.extend_from_slice(record.bytes);
+    pad(out);
+    option(out, FRAME_FLAGS, &(record.way as u32).to_ne_bytes());
+    option(out, FRAME_ID, &record.id.to_ne_bytes());
+    if record.drops > 0 {
+        option(out, FRAME_DROPS, &record.drops.to_ne_bytes());
+    }
+    option(out, OPT_COMMENT, record.comment.as_bytes());
+    block.close_options(out);
+}
+
+/// Writes the totals of an interface from `start_ns` to `end_ns`.
+pub fn statistics(out: &mut Vec<u8>, interface: u32, start_ns: u64, end_ns: u64, totals: &Totals) {
+    let block = Open::new(out, STATISTICS);
+    put_u32(out, interface);
+    put_date(out, end_ns);
+    for (code, date) in [(STATISTICS_START, start_ns), (STATISTICS_END, end_ns)] {
+        let mut bytes = Vec::with_capacity(8);
+        put_date(&mut bytes, date);
+        option(out, code, &bytes);
+    }
+    for (code, number) in [
+        (STATISTICS_RECEIVED, totals.received),
+        (STATISTICS_DROPPED, totals.dropped),
+        (STATISTICS_ACCEPTED, totals.accepted),
+        (STATISTICS_OS_DROPPED, totals.os_dropped),
+        (STATISTICS_DELIVERED, totals.delivered),
+    ] {
+        option(out, code, &number.to_ne_bytes());
+    }
+    block.close_options(out);
+}
+
+/// Writes a block of our own: its length, and `json`.
+pub fn state(out: &mut Vec<u8>, json: &[u8]) {
+    let block = Open::new(out, STATE);
+    put_u32(out, len_u32(json.len()));
+    out.extend_from_slice(json);
+    pad(out);
+    block.close(out);
+}
+
+/// The JSON in a block of our own, as [`Blocks`] found it.
+pub fn json_of(block: &[u8]) -> Option<&[u8]> {
+    let len = u32::from_ne_bytes(*block.get(8..)?.first_chunk()?) as usize;
+    block.get(12..12 + len)
+}
+
+/// A block whose length is not known yet.
+struct Open {
+    start: usize,
+}
+
+impl Open {
+    fn new(out: &mut Vec<u8>, kind: u32) -> Open {
+        let start = out.len();
+        put_u32(out, kind);
+        put_u32(out, 0);
+        Open { start }
+    }
+
+    fn close_options(self, out: &mut Vec<u8>) {
+        put_u16(out, OPT_END);
+        put_u16(out, 0);
+        self.close(out);
+    }
+
+    fn close(self, out: &mut Vec<u8>) {
+        let len = len_u32(out.len() + 4 - self.start);
+        out[self.start + 4..self.start + 8].copy_from_slice(&len.to_ne_bytes());
+        put_u32(out, len);
+    }
+}
+
+fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
+    // Longer ones are cut: a comment that names 256 ports still fits.
+    let value = &value[..value.len().min(u16::MAX.into())];
+    put_u16(out, code);
+    put_u16(out, u16::try_from(value.len()).unwrap_or(u16::MAX));
+    out.extend_from_slice(value);
+    pad(out);
+}
+
+fn put_u16(out: &mut Vec<u8>, value: u16) {
+    out.extend_from_slice(&value.to_ne_bytes());
+}
+
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_ne_bytes());
+}
+
+fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_ne_bytes());
+}
+
+/// A date, its high half first whatever the byte order.
+fn put_date(out: &mut Vec<u8>, date: u64) {
+    put_u32(out, u32::try_from(date >> 32).unwrap_or(u32::MAX));
+    put_u32(out, u32::try_from(date & u64::from(u32::MAX)).unwrap_or(u32::MAX));
+}
+
+fn pad(out: &mut Vec<u8>) {
+    // Every block starts at a multiple of four: so do they all within `out`
+    // only if it did, which is why lengths are rounded, not positions.
+    while !out.len().is_multiple_of(4) {
+        out.push(0);
+    }
+}
+
+/// Lengths are bounded by [`BLOCK_MAX`].
+fn len_u32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Whole blocks out of a stream that comes in pieces.
+#[derive(Debug, Default)]
+pub struct Blocks {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+/// A stream that is no pcapng of this machine's byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a block of {0} bytes: the stream is damaged")]
+pub struct Damaged(u32);
+
+impl Blocks {
+    /// Takes more of the stream.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next block, its kind and all of its bytes, if it is there.
+    ///
+    /// # Errors
+    /// Its length cannot be.
+    pub fn next_block(&mut self) -> Result<Option<(u32, &[u8])>, Damaged> {
+        let rest = &self.bytes[self.start..];
+        let Some(&[a, b, c, d, e, f, g, h]) = rest.first_chunk::<8>() else { return Ok(None) };
+        let (kind, len) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+        let whole = len as usize;
+        if whole < 12 || !whole.is_multiple_of(4) || whole > BLOCK_MAX {
+            return Err(Damaged(len));
+        }
+        if rest.len() < whole {
+            return Ok(None);
+        }
+        let from = self.start;
+        self.start += whole;
+        Ok(Some((kind, &self.bytes[from..from + whole])))
+    }
+
+    /// Whether a part of a block waits for the rest.
+    pub fn is_between_blocks(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let mut out = Vec::new();
+        section(&mut out, "vswitch test");
+        interface(&mut out, "tap0", "netdev tap0", "arp", 262_144);
+        frame(
+            &mut out,
+            &FrameRecord {
+                interface: 0,
+                date_ns: 1_700_000_000_000_000_005,
+                len: 1514,
+                bytes: &[7; 61],
+                way: Way::Inbound,
+                id: 9,
+                drops: 3,
+                comment: "to tap1",
+            },
+        );
+        state(&mut out, b"{}x");
+        statistics(&mut out, 0, 1, 2, &Totals { received: 5, dropped: 3, ..Totals::default() });
+        out
+    }
+
+    #[test]
+    fn blocks_are_found_again_however_they_come() {
+        let file = file();
+        for step in [1, 7, file.len()] {
+            let mut blocks = Blocks::default();
+            let mut kinds = Vec::new();
+            for piece in file.chunks(step) {
+                blocks.feed(piece);
+                while let Some((kind, block)) = blocks.next_block().unwrap() {
+                    assert_eq!(block[block.len() - 4..], block[4..8], "both lengths");
+                    if kind == STATE {
+                        assert_eq!(json_of(block), Some(&b"{}x"[..]));
+                    }
+                    kinds.push(kind);
+                }
+            }
+            assert_eq!(kinds, [SECTION, INTERFACE, FRAME, STATE, STATISTICS]);
+            assert!(blocks.is_between_blocks());
+        }
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_are_refused() {
+        for len in [0u32, 8, 13, 1 << 30] {
+            let mut blocks = Blocks::default();
+            blocks.feed(&[&FRAME.to_ne_bytes()[..], &len.to_ne_bytes()].concat());
+            assert_eq!(blocks.next_block(), Err(Damaged(len)));
+        }
+    }
+
+    #[test]
+    fn a_frame_is_laid_out_as_the_draft_says() {
+        let file = file();
+        let at = file.windows(4).position(|four| four == FRAME.to_ne_bytes()).unwrap();
+        let word = |n: usize| u32::from_ne_bytes(*file[at + 4 * n..].first_chunk().unwrap());
+        let date = 1_700_000_000_000_000_005u64;
+        assert_eq!(u64::from(word(3)) << 32 | u64::from(word(4)), date);
+        assert_eq!((word(2), word(5), word(6)), (0, 61, 1514));
+        // 61 bytes and three of padding, then the flags.
+        assert_eq!(
+            word(7 + 16),
+            u32::from_ne_bytes([FRAME_FLAGS.to_ne_bytes(), [4, 0]].concat().try_into().unwrap())
+        );
+        assert_eq!(word(7 + 17), Way::Inbound as u32);
+    }
+}

@@ -1,0 +1,250 @@
+//! `vswitch capture`: asks a switch for a capture and writes what it sends, until
+//! the reader, a limit, a signal or the disk ends it.
+//!
+//! The main thread reads the connection and writes; a second one waits for what
+//! ends the capture: a signal, the time that was given, a pipe that hangs up. It
+//! shuts down our half of the connection, and the switch answers with the rest and
+//! the sums.
+//!
+//! Deliberately absent: what is captured, which the switch decides.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use signal_hook_mio::v1_0::Signals;
+
+use super::pcapng::{Blocks, STATE, json_of};
+use super::rotate::{Output, Rotation};
+use super::state::{State, Summary};
+use crate::control::{Capture, Client, Request, Response};
+
+const SIGNALS: Token = Token(0);
+const PIPE: Token = Token(1);
+
+/// Bytes read at a time.
+const CHUNK: usize = 256 << 10;
+
+/// A capture as its user wants it.
+#[derive(Debug)]
+pub struct Job<'j> {
+    /// What the switch is asked for.
+    pub capture: Capture,
+    /// A file, or `-`.
+    pub path: &'j Path,
+    /// Another file now and then.
+    pub rotation: Option<Rotation>,
+    /// How long, at most.
+    pub duration: Option<Duration>,
+}
+
+/// How a capture ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With its sums.
+    Whole(Summary),
+    /// Whoever read it has gone.
+    Closed,
+}
+
+/// Captures until it ends.
+///
+/// # Errors
+/// The switch refuses or is lost, or what was captured cannot be written.
+pub fn run(mut client: Client, job: Job<'_>) -> anyhow::Result<Outcome> {
+    let name = job.path.display();
+    // Before anything is asked of the switch.
+    let output = Output::open(job.path, job.rotation).with_context(|| name.to_string())?;
+    let reply = client.call(&Request::Capture(job.capture))?;
+    if !matches!(reply, Response::Capture { .. }) {
+        return Err(client.unexpected().into());
+    }
+    let (stream, rest) = client.into_stream()?;
+    let closed = Arc::new(AtomicBool::new(false));
+    let ender = Ender {
+        stream: stream.try_clone()?,
+        pipe: output.pipe()?,
+        closed: Arc::clone(&closed),
+        duration: job.duration,
+    };
+    ender.start()?;
+    let mut reading = Reading { stream, output, blocks: Blocks::default(), summary: None };
+    reading.blocks.feed(&rest);
+    let ended = reading.all();
+    if closed.load(Ordering::SeqCst) {
+        return Ok(Outcome::Closed);
+    }
+    match ended {
+        Ok(()) => {}
+        Err(Fault::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Outcome::Closed),
+        Err(Fault::Write(error)) => {
+            let place = reading.output.name();
+            reading.give_up(&format!("{place}: {error}"));
+            let is_full = error.kind() == io::ErrorKind::StorageFull;
+            let text = if is_full {
+                "the disk is full; what was captured before is whole"
+            } else {
+                &error.to_string()
+            };
+            anyhow::bail!("{place}: {text}");
+        }
+        Err(Fault::Read(error)) => return Err(error),
+    }
+    let summary = reading.summary.take();
+    summary.map(Outcome::Whole).context("the switch has ended, and left the capture without its sums")
+}
+
+/// Says how it ended, for people.
+pub fn summary_text(summary: &Summary) -> String {
+    let plural = if summary.written == 1 { "" } else { "s" };
+    let mut text = format!("{} frame{plural} written, {} missed", summary.written, summary.missed);
+    for port in &summary.ports {
+        let kinds = [&port.forwarded, &port.dropped, &port.sent, &port.refused];
+        let lost: u64 = kinds.iter().map(|sums| sums.lost).sum();
+        let slow: u64 = kinds.iter().map(|sums| sums.slow).sum();
+        if lost + slow > 0 {
+            text +=
+                &format!("\n{}: {lost} missed in the switch, {slow} because this reader was slow", port.name);
+        }
+    }
+    if summary.why == "stopped" {
+        text += "\nthe switch has ended";
+    }
+    text
+}
+
+/// The exit code of a capture, after its summary was said.
+///
+/// # Errors
+/// stdout is gone.
+pub fn report(outcome: &Outcome, json: bool, to_stdout: bool) -> anyhow::Result<ExitCode> {
+    let Outcome::Whole(summary) = outcome else { return Ok(ExitCode::SUCCESS) };
+    let text = if json { serde_json::to_string_pretty(summary)? } else { summary_text(summary) };
+    // stdout is for machines, and may carry the capture itself.
+    if json && to_stdout {
+        let _ = writeln!(io::stdout(), "{text}");
+    } else {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+enum Fault {
+    Read(anyhow::Error),
+    Write(io::Error),
+}
+
+/// The main thread's work.
+struct Reading {
+    stream: UnixStream,
+    output: Output,
+    blocks: Blocks,
+    summary: Option<Summary>,
+}
+
+impl Reading {
+    /// Reads to the end, and writes.
+    fn all(&mut self) -> Result<(), Fault> {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            self.take_blocks()?;
+            self.output.flush().map_err(Fault::Write)?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return self.output.end_file().map_err(Fault::Write),
+                Ok(len) => self.blocks.feed(&chunk[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Read(error.into())),
+            }
+        }
+    }
+
+    fn take_blocks(&mut self) -> Result<(), Fault> {
+        let now = now();
+        while let Some((kind, block)) = self.blocks.next_block().map_err(|error| Fault::Read(error.into()))? {
+            if kind == STATE
+                && let Some(Ok(State::End(summary))) = json_of(block).map(serde_json::from_slice)
+            {
+                self.summary = Some(summary);
+            }
+            self.output.take(kind, block, now).map_err(Fault::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the switch why it ends, and waits for nothing more.
+    fn give_up(&mut self, why: &str) {
+        // If the switch has gone, it need not know.
+        let _ = writeln!(self.stream, "{why}");
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Waits for what ends a capture.
+struct Ender {
+    stream: UnixStream,
+    /// What is written to.
+    pipe: Option<OwnedFd>,
+    /// Set if nobody reads that any more.
+    closed: Arc<AtomicBool>,
+    duration: Option<Duration>,
+}
+
+impl Ender {
+    /// Starts the thread, which ends with the process.
+    fn start(self) -> anyhow::Result<()> {
+        let poll = Poll::new()?;
+        let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
+        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        if let Some(pipe) = &self.pipe {
+            // A file never hangs up, and epoll refuses it.
+            let _ = poll.registry().register(&mut SourceFd(&pipe.as_raw_fd()), PIPE, Interest::WRITABLE);
+        }
+        std::thread::Builder::new().name("end".to_owned()).spawn(move || self.wait(poll, &mut signals))?;
+        Ok(())
+    }
+
+    fn wait(&self, mut poll: Poll, signals: &mut Signals) {
+        let mut events = Events::with_capacity(4);
+        let mut end = self.duration.map(|duration| now() + duration);
+        let mut asked = false;
+        loop {
+            let wait = end.map(|end| end.saturating_duration_since(now()));
+            if poll.poll(&mut events, wait).is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
+                return;
+            }
+            if end.is_some_and(|end| now() >= end) {
+                end = None;
+                let _ = self.stream.shutdown(Shutdown::Write);
+            }
+            for event in &events {
+                if event.token() == PIPE && (event.is_error() || event.is_write_closed()) {
+                    self.closed.store(true, Ordering::SeqCst);
+                    let _ = self.stream.shutdown(Shutdown::Both);
+                }
+                if event.token() == SIGNALS && signals.pending().next().is_some() {
+                    if asked {
+                        // Somebody is in a hurry, and whatever we write to is not.
+                        std::process::exit(130);
+                    }
+                    asked = true;
+                    let _ = self.stream.shutdown(Shutdown::Write);
+                }
+            }
+        }
+    }
+}
+
+/// The client's own clock: how long a capture lasts, and how old its file is.
+#[expect(clippy::disallowed_methods, reason = "no frame is judged by it")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,553 @@
+//! One capture: out of what the data thread tells, those frames that were asked
+//! for, as pcapng, with exact sums.
+//!
+//! Deliberately absent: threads, sockets and clocks. Whoever has the blocks gives
+//! them to [`Session::block`], and takes the bytes out of its [`Sink`].
+
+use std::collections::BTreeMap;
+
+use super::bpf::Program;
+use super::pcapng::{self, FrameRecord, Totals, Way};
+use super::sink::Sink;
+use super::state::{self, State, Summary, Sums, What};
+use super::words;
+use crate::bridge::{FdbEntry, FlushKinds, PORTS_MAX, PortCounters, PortId, PortSet, Story, Time, Verdict};
+use crate::engine::observe::{Block, Change, Lost, Mark, Seen, Turn, Want};
+use crate::frame::{Frame, HEAD_MAX, Piece};
+use crate::offload::VnetHeader;
+use crate::port::{Finisher, Offloads, gather};
+
+/// Bytes of a frame that are kept unless told otherwise: all of any frame.
+pub const SNAPLEN_MAX: u32 = 262_144;
+
+/// A filter may look so far into a frame, whatever is kept of it.
+const FILTER_BYTES: u32 = 2048;
+
+/// Sums are written into the stream this often, in nanoseconds.
+const SUMS_EVERY: u64 = 1_000_000_000;
+
+/// What can become of a frame or a copy: the four kinds of records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It came in and was sent on.
+    Forwarded = 0,
+    /// It came in and was not.
+    Dropped = 1,
+    /// A copy was sent.
+    Sent = 2,
+    /// A copy was refused.
+    Refused = 3,
+}
+
+/// Which kinds are wanted, by [`Kind`].
+pub type Kinds = [bool; 4];
+
+/// What was asked for.
+#[derive(Debug)]
+pub struct Spec {
+    /// The switch's name.
+    pub switch: String,
+    /// Its configuration, as vswitch.toml.
+    pub config: String,
+    /// Frames of these ports; `None`: of all, also those that come later.
+    pub ports: Option<PortSet>,
+    /// Records of these kinds.
+    pub kinds: Kinds,
+    /// Of those, what it accepts.
+    pub filter: Option<Program>,
+    /// The filter in words.
+    pub filter_text: String,
+    /// Bytes of each frame that are kept.
+    pub snaplen: u32,
+    /// Ends after so many records.
+    pub count: Option<u64>,
+    /// Finishes checksums and cuts super-frames.
+    pub segment: bool,
+}
+
+impl Spec {
+    /// What the data thread has to tell for it.
+    pub fn want(&self) -> Want {
+        let filtered = if self.filter.is_some() { FILTER_BYTES } else { 0 };
+        let snaplen = if self.segment { SNAPLEN_MAX } else { self.snaplen.max(filtered) };
+        Want { ports: self.ports.unwrap_or(PortSet::ALL), snaplen }
+    }
+}
+
+/// A port, as users know it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: String,
+    /// Kind and target.
+    pub description: String,
+}
+
+/// Ports by number.
+pub type Labels = BTreeMap<PortId, Label>;
+
+#[derive(Debug)]
+struct Interface {
+    name: String,
+    sums: [Sums; 4],
+    /// The port's counters when the capture, or the port, began.
+    base: PortCounters,
+    /// Records missed since the last one.
+    missed: u64,
+}
+
+/// A capture under way.
+#[derive(Debug)]
+pub struct Session {
+    spec: Spec,
+    epoch_ns: u64,
+    start_ns: u64,
+    interfaces: Vec<Interface>,
+    by_port: Box<[Option<u32>; PORTS_MAX]>,
+    /// Every port, wanted or not: verdicts name them.
+    names: BTreeMap<PortId, String>,
+    next_sums: Time,
+    comment: Comment,
+    /// The words for a copy that was sent, by its ingress.
+    copy_comment: Option<(PortId, String)>,
+    finisher: Option<Finisher>,
+    segment: Vec<u8>,
+    written: u64,
+    /// Why it ended; empty before.
+    why: String,
+    /// What waits to be taken.
+    pub sink: Sink,
+}
+
+/// The words for the story that was met last: most are followed by their like.
+#[derive(Debug, Default)]
+struct Comment {
+    of: Option<(PortId, Story, VnetHeader)>,
+    text: String,
+}
+
+impl Session {
+    /// A capture that has not begun.
+    pub fn new(spec: Spec) -> Session {
+        let finisher = spec.segment.then(Finisher::new);
+        Session {
+            spec,
+            epoch_ns: 0,
+            start_ns: 0,
+            interfaces: Vec::new(),
+            by_port: Box::new([None; PORTS_MAX]),
+            names: BTreeMap::new(),
+            next_sums: Time::START,
+            comment: Comment::default(),
+            copy_comment: None,
+            finisher,
+            segment: Vec::new(),
+            written: 0,
+            why: String::new(),
+            sink: Sink::default(),
+        }
+    }
+
+    /// Whether every frame of the switch is in it.
+    fn is_complete(&self) -> bool {
+        let Spec { ports, kinds, filter, .. } = &self.spec;
+        ports.is_none() && filter.is_none() && *kinds == [true; 4]
+    }
+
+    /// Begins: the headers of the file.
+    pub fn start(&mut self, mark: &Mark, labels: &Labels) {
+        self.epoch_ns = mark.epoch_ns;
+        self.start_ns = mark.snapshot.now.as_nanos();
+        self.next_sums = Time::from_nanos(self.start_ns + SUMS_EVERY);
+        self.sink.append(|out| pcapng::section(out, concat!("vswitch ", env!("CARGO_PKG_VERSION"))));
+        let mut ports = Vec::new();
+        for (id, flags) in &mark.ports {
+            let counted = mark.snapshot.ports.iter().find(|port| port.id == *id);
+            let base = counted.map_or(PortCounters::ZERO, |port| port.counters.clone());
+            let up = counted.and_then(|port| port.link).is_some_and(|link| link.up);
+            if let Some(interface) = self.add_interface(*id, base, labels.get(id)) {
+                let name = self.name(interface);
+                ports.push(state::Port { interface, id: id.get(), name, up, flags: *flags });
+            }
+        }
+        let complete = self.is_complete();
+        let entries = if complete { mark.fdb.as_slice() } else { &[] };
+        let start = state::Start {
+            version: state::VERSION,
+            switch: self.spec.switch.clone(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch_ns: self.epoch_ns,
+            time_ns: self.start_ns,
+            complete,
+            config: self.spec.config.clone(),
+            settings: mark.settings.into(),
+            ports,
+            fdb: self.entries(entries),
+            fdb_complete: mark.fdb_next.is_none(),
+        };
+        self.say(&State::Start(start));
+    }
+
+    /// Describes the interface of a port that is wanted, and gives its number.
+    fn add_interface(&mut self, id: PortId, base: PortCounters, label: Option<&Label>) -> Option<u32> {
+        let (name, description) = match label {
+            Some(label) => (label.name.clone(), label.description.as_str()),
+            None => (format!("port{}", id.get()), ""),
+        };
+        // What was said may have been of another port of that number.
+        (self.comment.of, self.copy_comment) = (None, None);
+        self.names.insert(id, name.clone());
+        if self.spec.ports.is_some_and(|ports| !ports.contains(id)) {
+            return None;
+        }
+        let number = u32::try_from(self.interfaces.len()).ok()?;
+        let Spec { filter_text, snaplen, .. } = &self.spec;
+        self.sink.append(|out| pcapng::interface(out, &name, description, filter_text, *snaplen));
+        self.interfaces.push(Interface { name, sums: [Sums::default(); 4], base, missed: 0 });
+        self.by_port[id.index()] = Some(number);
+        Some(number)
+    }
+
+    fn name(&self, interface: u32) -> String {
+        self.interfaces[interface as usize].name.clone()
+    }
+
+    fn say(&mut self, state: &State) {
+        // These serialise: no map has other keys than text.
+        let json = serde_json::to_vec(state).unwrap_or_default();
+        self.sink.append(|out| pcapng::state(out, &json));
+    }
+
+    fn entries(&self, entries: &[FdbEntry]) -> Vec<state::Entry> {
+        let entry = |entry: &FdbEntry| {
+            Some(state::Entry {
+                mac: entry.mac,
+                vid: entry.vid.get(),
+                interface: self.by_port[entry.port.index()]?,
+                kind: entry.kind,
+                age_ms: u64::try_from(entry.age.as_millis()).unwrap_or(u64::MAX),
+            })
+        };
+        entries.iter().filter_map(entry).collect()
+    }
+
+    /// Takes more of the FDB, as it is now.
+    pub fn fdb(&mut self, time: Time, entries: &[FdbEntry], last: bool) {
+        let entries = self.entries(entries);
+        self.say(&State::Fdb(state::Fdb { time_ns: time.as_nanos(), entries, last }));
+    }
+
+    /// Records written.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Records that were wanted and are not written, whatever the reason.
+    pub fn missed(&self) -> u64 {
+        self.interfaces.iter().flat_map(|interface| &interface.sums).map(|sums| sums.lost + sums.slow).sum()
+    }
+
+    /// Why it ended.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Whether it wants all of the FDB.
+    pub fn wants_fdb(&self) -> bool {
+        self.is_complete()
+    }
+
+    /// Notes a change that is no frame.
+    pub fn change(&mut self, time: Time, change: &Change, labels: &Labels) {
+        let interface = |id: PortId| self.by_port[id.index()];
+        let what = match change {
+            Change::PortAdded { id, settings } => self
+                .add_interface(*id, PortCounters::ZERO, labels.get(id))
+                .map(|interface| state::Port {
+                    interface,
+                    id: id.get(),
+                    name: self.name(interface),
+                    up: false,
+                    flags: *settings,
+                })
+                .map(What::PortAdded),
+            Change::PortRemoved { id, counters } => {
+                let gone = self.by_port[id.index()].take();
+                if let Some(number) = gone {
+                    self.interfaces[number as usize].close(&self.spec.kinds, counters);
+                }
+                gone.map(|interface| What::PortRemoved { interface })
+            }
+            Change::PortSet { id, settings } => {
+                interface(*id).map(|interface| What::PortSet { interface, flags: *settings })
+            }
+            Change::Link { id, up } => interface(*id).map(|interface| What::Link { interface, up: *up }),
+            Change::Configured(settings) => Some(What::Settings((*settings).into())),
+            Change::EntrySet { vid, mac, port, kind } => interface(*port).map(|interface| {
+                What::EntrySet(state::Entry { mac: *mac, vid: vid.get(), interface, kind: *kind, age_ms: 0 })
+            }),
+            Change::EntryDeleted { vid, mac } => Some(What::EntryDeleted { mac: *mac, vid: vid.get() }),
+            Change::Flushed(scope) => Some(What::Flushed {
+                interface: scope.port.and_then(interface),
+                vid: scope.vid.map(crate::frame::VlanId::get),
+                mac: scope.mac,
+                statics: scope.kinds == FlushKinds::All,
+            }),
+            Change::Swept => Some(What::Swept),
+        };
+        if let Some(what) = what.filter(|_| self.is_complete()) {
+            self.say(&State::Change(state::Changed { time_ns: time.as_nanos(), what }));
+        }
+    }
+
+    /// Takes frames; false once it has all that it was to count.
+    pub fn block(&mut self, block: &Block) -> bool {
+        self.lose(&block.lost);
+        for turn in block.turns() {
+            if !self.turn(&turn) {
+                return false;
+            }
+            if turn.time >= self.next_sums {
+                self.next_sums = Time::from_nanos(turn.time.as_nanos() + SUMS_EVERY);
+                self.write_sums(turn.time);
+            }
+        }
+        true
+    }
+
+    /// Notes frames that were not recorded.
+    pub fn lose(&mut self, lost: &[(PortId, Lost)]) {
+        for (id, Lost { forwarded, dropped, sent, refused }) in lost {
+            let Some(number) = self.by_port[id.index()] else { continue };
+            let interface = &mut self.interfaces[number as usize];
+            for (kind, more) in [*forwarded, *dropped, *sent, *refused].into_iter().enumerate() {
+                if self.spec.kinds[kind] {
+                    interface.sums[kind].lost += more;
+                    interface.missed += more;
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, turn: &Turn<'_>) -> bool {
+        let ingress = self.by_port[turn.ingress.index()];
+        for (index, seen) in (0u8..).zip(turn.frames) {
+            let mut shot = Shot { turn, seen, id: turn.first_id + u64::from(index), accepted: None };
+            let kind = match seen.story.verdict {
+                Verdict::Forward { .. } => Kind::Forwarded,
+                Verdict::Drop(_) => Kind::Dropped,
+            };
+            if let Some(interface) = ingress {
+                self.describe(turn.ingress, seen);
+                let comment = std::mem::take(&mut self.comment.text);
+                let more = self.record(&mut shot, interface, kind, &comment);
+                self.comment.text = comment;
+                if !more {
+                    return false;
+                }
+            }
+            if kind == Kind::Forwarded && !self.copies(&mut shot, index) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The copies of frame number `index` of the turn.
+    fn copies(&mut self, shot: &mut Shot<'_>, index: u8) -> bool {
+        let turn = shot.turn;
+        let mut refusals = turn.refusals;
+        for copies in turn.copies {
+            let (refused, rest) = refusals.split_at(copies.refused_len.into());
+            refusals = rest;
+            let Some(interface) = self.by_port[copies.egress.index()] else { continue };
+            if copies.chosen & (1 << index) == 0 {
+                continue;
+            }
+            let refusal = refused.iter().find(|(frame, _)| *frame == index).map(|(_, reason)| *reason);
+            let kind = if refusal.is_some() { Kind::Refused } else { Kind::Sent };
+            if !self.spec.kinds[kind as usize] {
+                continue;
+            }
+            let (of, comment) = match (refusal, self.copy_comment.take()) {
+                (None, Some(said)) if said.0 == turn.ingress => said,
+                _ => {
+                    let mut text = String::new();
+                    words::copy(&mut text, turn.ingress, refusal, &self.names);
+                    (turn.ingress, text)
+                }
+            };
+            let more = self.record(shot, interface, kind, &comment);
+            self.copy_comment = refusal.is_none().then_some((of, comment));
+            if !more {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Makes the comment on a frame that came in.
+    fn describe(&mut self, ingress: PortId, seen: &Seen) {
+        let of = Some((ingress, seen.story, seen.vnet));
+        if self.comment.of == of {
+            return;
+        }
+        self.comment.of = of;
+        self.comment.text.clear();
+        words::frame(&mut self.comment.text, seen, ingress, &self.names, !self.spec.segment);
+    }
+
+    /// Writes one record, if it is wanted and there is room; false if it was the
+    /// last to be counted.
+    fn record(&mut self, shot: &mut Shot<'_>, interface: u32, kind: Kind, comment: &str) -> bool {
+        if !self.spec.kinds[kind as usize] {
+            return true;
+        }
+        let held = &mut self.interfaces[interface as usize];
+        let sums = &mut held.sums[kind as usize];
+        if !shot.is_accepted(self.spec.filter.as_ref()) {
+            sums.passed += 1;
+            return true;
+        }
+        if self.sink.is_full() {
+            sums.slow += 1;
+            held.missed += 1;
+            return true;
+        }
+        sums.written += 1;
+        self.written += 1;
+        let bytes = shot.turn.bytes(shot.seen);
+        let record = FrameRecord {
+            interface,
+            date_ns: self.epoch_ns + shot.turn.time.as_nanos(),
+            len: shot.seen.len,
+            bytes: cut(bytes, self.spec.snaplen),
+            way: match kind {
+                Kind::Forwarded | Kind::Dropped => Way::Inbound,
+                Kind::Sent | Kind::Refused => Way::Outbound,
+            },
+            id: shot.id,
+            drops: std::mem::take(&mut held.missed),
+            comment,
+        };
+        if !self.write_finished(shot.seen, bytes, &record) {
+            self.sink.append(|out| pcapng::frame(out, &record));
+        }
+        self.spec.count.is_none_or(|count| self.written < count)
+    }
+
+    /// Writes a frame with its checksum complete, or its segments; false if it
+    /// is to be written as it crossed.
+    fn write_finished(&mut self, seen: &Seen, bytes: &[u8], record: &FrameRecord<'_>) -> bool {
+        let Some(finisher) = self.finisher.as_mut().filter(|_| !seen.vnet.is_plain()) else { return false };
+        if seen.captured_len < seen.len {
+            return false;
+        }
+        let (head, rest) = bytes.split_at(bytes.len().min(HEAD_MAX));
+        let rest = [Piece::from_slice(rest)];
+        let frame = Frame::new(head, &rest, seen.vnet);
+        let Ok(finished) = finisher.finish(&frame, Offloads::NONE) else { return false };
+        let mut drops = record.drops;
+        for wire in finished.wires() {
+            let len = wire.len();
+            self.segment.resize(len, 0);
+            gather(&wire, &mut self.segment);
+            let record = FrameRecord {
+                len: u32::try_from(len).unwrap_or(u32::MAX),
+                bytes: cut(&self.segment, self.spec.snaplen),
+                drops: std::mem::take(&mut drops),
+                ..*record
+            };
+            self.sink.append(|out| pcapng::frame(out, &record));
+        }
+        true
+    }
+
+    fn write_sums(&mut self, now: Time) {
+        let (start, end) = (self.epoch_ns + self.start_ns, self.epoch_ns + now.as_nanos());
+        for (number, interface) in (0u32..).zip(&self.interfaces) {
+            let totals = interface.totals();
+            self.sink.append(|out| pcapng::statistics(out, number, start, end, &totals));
+        }
+    }
+
+    /// Ends: the sums. Without a mark, it has counted what it was to count.
+    pub fn end(&mut self, mark: Option<&Mark>, now: Time, why: &str) {
+        for id in (0..=u8::MAX).map(PortId::new) {
+            let Some(number) = self.by_port[id.index()] else { continue };
+            let counted = mark
+                .and_then(|mark| mark.snapshot.ports.iter().find(|port| port.id == id))
+                .map(|port| &port.counters);
+            if let Some(counted) = counted {
+                self.interfaces[number as usize].close(&self.spec.kinds, counted);
+            }
+        }
+        if mark.is_none() {
+            for sums in self.interfaces.iter_mut().flat_map(|interface| &mut interface.sums) {
+                sums.counted = sums.lost + sums.passed + sums.slow + sums.written;
+            }
+        }
+        self.write_sums(now);
+        let ports = self.interfaces.iter().map(|interface| {
+            let [forwarded, dropped, sent, refused] = interface.sums;
+            state::PortSums { name: interface.name.clone(), forwarded, dropped, sent, refused }
+        });
+        let ports = ports.collect();
+        why.clone_into(&mut self.why);
+        let missed = self.missed();
+        self.say(&State::End(Summary { written: self.written, missed, why: why.to_owned(), ports }));
+    }
+}
+
+impl Interface {
+    /// The port's counters are now these, and it will not be heard of again.
+    fn close(&mut self, kinds: &Kinds, now: &PortCounters) {
+        let base = &self.base;
+        let counted = [
+            now.forwarded - base.forwarded,
+            now.dropped() - base.dropped(),
+            now.tx - base.tx,
+            now.refused() - base.refused(),
+        ];
+        // Those that the kernel still forwarded while its fast path was closed.
+        let fast = [now.rx_fast - base.rx_fast, 0, now.tx_fast - base.tx_fast, 0];
+        for kind in (0..4).filter(|kind| kinds[*kind]) {
+            self.sums[kind].counted += counted[kind];
+            self.sums[kind].lost += fast[kind];
+        }
+        self.base = now.clone();
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for Sums { lost, passed, slow, written, .. } in self.sums {
+            totals.received += lost + passed + slow + written;
+            totals.dropped += lost;
+            totals.accepted += slow + written;
+            totals.os_dropped += slow;
+            totals.delivered += written;
+        }
+        totals
+    }
+}
+
+/// One frame, while its records are written.
+struct Shot<'s> {
+    turn: &'s Turn<'s>,
+    seen: &'s Seen,
+    id: u64,
+    /// What the filter said, once it was asked.
+    accepted: Option<bool>,
+}
+
+impl Shot<'_> {
+    fn is_accepted(&mut self, filter: Option<&Program>) -> bool {
+        let Some(filter) = filter else { return true };
+        let (turn, seen) = (self.turn, self.seen);
+        *self.accepted.get_or_insert_with(|| filter.accepts(turn.bytes(seen), seen.len))
+    }
+}
+
+fn cut(bytes: &[u8], snaplen: u32) -> &[u8] {
+    &bytes[..bytes.len().min(snaplen as usize)]
+}

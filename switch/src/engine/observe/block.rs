@@ -1,0 +1,278 @@
+//! Memory in which frames and what became of them go from the data thread to the
+//! capture thread, and come back empty.
+//!
+//! A block holds whole turns: the frames of a burst once each, with the first
+//! bytes of each, the story of its verdict, and for every egress a bit mask of the frames
+//! that were chosen for it. The copies of a frame are not stored again: the bytes
+//! that were judged are the bytes that are sent.
+//!
+//! Deliberately absent: allocation after [`Block::new`], and text.
+
+use crate::bridge::{BURST, PORTS_MAX, PortId, Refusal, Story, Time};
+use crate::frame::{Frame, Wire};
+use crate::offload::VnetHeader;
+use crate::port::gather;
+
+/// Bytes of frames in a block. The longest burst has room: 512 KiB, and the
+/// frame that went beyond.
+const BYTES: usize = 1 << 20;
+
+/// A block that holds so many bytes leaves.
+const BYTES_FULL: usize = 512 << 10;
+
+/// Frames in a block. Of short ones few bytes make it full, so that the blocks in
+/// use stay in the processor's cache.
+const FRAMES: usize = 2048;
+
+/// Copies and refusals of one burst at most: a mask, or 64 of them, for each port.
+pub(super) const COPIES_OF_BURST: usize = PORTS_MAX;
+pub(super) const REFUSALS_OF_BURST: usize = PORTS_MAX * BURST;
+
+/// One frame that came in, and what was decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// What became of it, and why.
+    pub story: Story,
+    /// What was unfinished in it.
+    pub vnet: VnetHeader,
+    /// Bytes as it crossed.
+    pub len: u32,
+    /// Bytes of it that are here.
+    pub captured_len: u32,
+    /// Where they are.
+    start: u32,
+}
+
+/// What one egress did with the frames of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Copies {
+    /// The port.
+    pub egress: PortId,
+    /// Frames chosen for it, by their position in the turn.
+    pub chosen: u64,
+    /// Of the turn's refusals, so many are this port's, in the order of ports.
+    pub refused_len: u16,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TurnLens {
+    time: Time,
+    ingress: PortId,
+    first_id: u64,
+    frames_len: u16,
+    copies_len: u16,
+    refusals_len: u16,
+}
+
+/// Frames that were counted and not recorded, for want of an empty block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lost {
+    /// Frames that came in and were forwarded.
+    pub forwarded: u64,
+    /// Frames that came in and were dropped.
+    pub dropped: u64,
+    /// Copies sent.
+    pub sent: u64,
+    /// Copies refused.
+    pub refused: u64,
+}
+
+/// Turns of the data thread, in order.
+#[derive(Debug)]
+pub struct Block {
+    turns: Vec<TurnLens>,
+    frames: Vec<Seen>,
+    copies: Vec<Copies>,
+    /// Position in its turn and reason.
+    refusals: Vec<(u8, Refusal)>,
+    /// Filled up to `used`.
+    bytes: Vec<u8>,
+    used: usize,
+    /// What was not recorded since the block before.
+    pub lost: Vec<(PortId, Lost)>,
+}
+
+/// One turn in a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'b> {
+    /// When it was judged.
+    pub time: Time,
+    /// The port that its frames came in by.
+    pub ingress: PortId,
+    /// The number of its first frame; the others follow.
+    pub first_id: u64,
+    /// Its frames.
+    pub frames: &'b [Seen],
+    /// What left by each egress.
+    pub copies: &'b [Copies],
+    /// Copies refused: the frame's position in the turn, and why.
+    pub refusals: &'b [(u8, Refusal)],
+    bytes: &'b [u8],
+}
+
+impl<'b> Turn<'b> {
+    /// The bytes kept of `frame`.
+    pub fn bytes(&self, frame: &Seen) -> &'b [u8] {
+        let start = frame.start as usize;
+        &self.bytes[start..start + frame.captured_len as usize]
+    }
+}
+
+/// What of a burst is recorded: all of it that needs room.
+pub(super) struct Record<'r> {
+    pub time: Time,
+    pub ingress: PortId,
+    pub first_id: u64,
+    pub frames: &'r [Frame<'r>],
+    pub stories: &'r [Story],
+    pub copies: &'r [Copies],
+    pub refusals: &'r [(u8, Refusal)],
+    pub snaplen: u32,
+}
+
+impl Record<'_> {
+    fn bytes_len(&self) -> usize {
+        self.frames.iter().map(|frame| frame.len().min(self.snaplen) as usize).sum()
+    }
+}
+
+impl Default for Block {
+    fn default() -> Block {
+        Block::new()
+    }
+}
+
+impl Block {
+    /// An empty block; its memory is only touched as far as it is filled.
+    pub fn new() -> Block {
+        Block {
+            turns: Vec::with_capacity(FRAMES),
+            frames: Vec::with_capacity(FRAMES),
+            copies: Vec::with_capacity(2 * FRAMES),
+            refusals: Vec::with_capacity(REFUSALS_OF_BURST),
+            bytes: vec![0; BYTES],
+            used: 0,
+            lost: Vec::with_capacity(PORTS_MAX),
+        }
+    }
+
+    /// Makes it empty again.
+    pub fn clear(&mut self) {
+        self.turns.clear();
+        self.frames.clear();
+        self.copies.clear();
+        self.refusals.clear();
+        self.lost.clear();
+        self.used = 0;
+    }
+
+    /// Whether nothing was recorded in it, nor missed before it.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty() && self.lost.is_empty()
+    }
+
+    /// Frames recorded in it.
+    pub fn frames_len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Bytes of memory that its content takes.
+    pub fn memory(&self) -> usize {
+        self.used
+            + self.turns.len() * size_of::<TurnLens>()
+            + self.frames.len() * size_of::<Seen>()
+            + self.copies.len() * size_of::<Copies>()
+            + self.refusals.len() * size_of::<(u8, Refusal)>()
+    }
+
+    /// When its last turn was.
+    pub fn last_time(&self) -> Option<Time> {
+        Some(self.turns.last()?.time)
+    }
+
+    /// A copy that takes no more memory than it must, to be kept.
+    #[must_use]
+    pub fn to_kept(&self) -> Block {
+        Block {
+            turns: self.turns.clone(),
+            frames: self.frames.clone(),
+            copies: self.copies.clone(),
+            refusals: self.refusals.clone(),
+            bytes: self.bytes[..self.used].to_vec(),
+            used: self.used,
+            lost: self.lost.clone(),
+        }
+    }
+
+    /// The turns, in order.
+    pub fn turns(&self) -> impl Iterator<Item = Turn<'_>> {
+        let (mut frames, mut copies) = (self.frames.as_slice(), self.copies.as_slice());
+        let mut refusals = self.refusals.as_slice();
+        self.turns.iter().map(move |turn| {
+            let (these, rest) = frames.split_at(turn.frames_len.into());
+            frames = rest;
+            let (left_by, rest) = copies.split_at(turn.copies_len.into());
+            copies = rest;
+            let (refused, rest) = refusals.split_at(turn.refusals_len.into());
+            refusals = rest;
+            Turn {
+                time: turn.time,
+                ingress: turn.ingress,
+                first_id: turn.first_id,
+                frames: these,
+                copies: left_by,
+                refusals: refused,
+                bytes: &self.bytes,
+            }
+        })
+    }
+
+    /// Whether it should leave before it takes more.
+    pub(super) fn is_full(&self) -> bool {
+        self.used >= BYTES_FULL || self.frames.len() + BURST > FRAMES
+    }
+
+    /// Whether there is room for `record`.
+    fn has_room(&self, record: &Record<'_>) -> bool {
+        let fits = |len: usize, more: usize, capacity: usize| len + more <= capacity;
+        fits(self.turns.len(), 1, self.turns.capacity())
+            && fits(self.frames.len(), record.frames.len(), self.frames.capacity())
+            && fits(self.copies.len(), record.copies.len(), self.copies.capacity())
+            && fits(self.refusals.len(), record.refusals.len(), self.refusals.capacity())
+            && fits(self.used, record.bytes_len(), self.bytes.len())
+    }
+
+    /// Takes `record`; false, and nothing is changed, if there is no room.
+    pub(super) fn push(&mut self, record: &Record<'_>) -> bool {
+        if !self.has_room(record) {
+            return false;
+        }
+        for (frame, story) in record.frames.iter().zip(record.stories) {
+            let captured_len = frame.len().min(record.snaplen);
+            let end = self.used + captured_len as usize;
+            gather(&Wire::of(frame), &mut self.bytes[self.used..end]);
+            self.frames.push(Seen {
+                story: *story,
+                vnet: *frame.vnet(),
+                len: frame.len(),
+                captured_len,
+                // A block has far less than 4 GiB.
+                start: u32::try_from(self.used).unwrap_or(u32::MAX),
+            });
+            self.used = end;
+        }
+        self.copies.extend_from_slice(record.copies);
+        self.refusals.extend_from_slice(record.refusals);
+        // None is longer than a burst allows: 64 frames, 256 ports, 16,384 of both.
+        let len = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        self.turns.push(TurnLens {
+            time: record.time,
+            ingress: record.ingress,
+            first_id: record.first_id,
+            frames_len: len(record.frames.len()),
+            copies_len: len(record.copies.len()),
+            refusals_len: len(record.refusals.len()),
+        });
+        true
+    }
+}

@@ -1,0 +1,475 @@
+//! The seam by which the data thread tells the capture thread of frames.
+//!
+//! Off, it costs a branch a turn. On, each burst is copied once, at most
+//! `snaplen` bytes a frame, after its copies have left and before its memory is
+//! given back, into a [`Block`] that was allocated beforehand. Blocks travel by a
+//! bounded channel and come back empty by another. When none is empty, frames
+//! are counted as lost to the capture, by port and direction, and forwarded all
+//! the same: for each port, recorded + lost = counted.
+//!
+//! What else changes the bridge while somebody looks goes the same way, in order
+//! with the frames: settings, links, entries ([`Change`]), and the instants at
+//! which a capture begins and ends ([`Mark`]).
+//!
+//! Deliberately absent: filters, formats and files (`capture`), and any waiting
+//! for whoever reads.
+
+mod block;
+
+pub use block::{Block, Copies, Lost, Seen, Turn};
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
+
+use super::{Snapshot, Tuning};
+use crate::bridge::{
+    BURST, Bridge, EntryKind, FdbEntry, FlushScope, PORTS_MAX, PortCounters, PortId, PortSet, PortSettings,
+    Refusal, Settings, Story, Time, Verdict,
+};
+use crate::frame::{Frame, MacAddr, VlanId};
+use block::{COPIES_OF_BURST, REFUSALS_OF_BURST, Record};
+
+/// Blocks of a switch. At 5 million 60-byte frames a second they are full after
+/// 13 ms, which is longer than the capture thread sleeps.
+pub const BLOCKS: usize = 32;
+
+/// Changes and marks that may be on their way, beside every block.
+const CHANGES: usize = 1024;
+
+/// A block leaves after this long, full or not.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// What one capture wants to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// Turns in which one of these ports has a part.
+    pub ports: PortSet,
+    /// Bytes of each frame.
+    pub snaplen: u32,
+}
+
+impl Want {
+    const NOTHING: Want = Want { ports: PortSet::EMPTY, snaplen: 0 };
+
+    fn and(self, other: Want) -> Want {
+        Want { ports: self.ports | other.ports, snaplen: self.snaplen.max(other.snaplen) }
+    }
+}
+
+/// What the data thread tells, in the order in which it happened.
+#[derive(Debug)]
+pub enum Told {
+    /// Frames.
+    Block(Block),
+    /// A capture begins or ends here.
+    Mark(Box<Mark>),
+    /// Something else changed the bridge.
+    Change {
+        /// When.
+        time: Time,
+        /// What.
+        change: Change,
+    },
+    /// More of the FDB, as it is at this point.
+    Fdb {
+        /// The capture that asked.
+        id: u64,
+        /// When.
+        time: Time,
+        /// Live entries.
+        entries: Vec<FdbEntry>,
+        /// Where to go on.
+        next: Option<u32>,
+    },
+}
+
+/// An instant between two turns, with everything that holds there.
+#[derive(Debug)]
+pub struct Mark {
+    /// The capture.
+    pub id: u64,
+    /// Which end of it.
+    pub edge: Edge,
+    /// Nanoseconds since 1970 at the switch's start: added to a [`Time`], they
+    /// make a date.
+    pub epoch_ns: u64,
+    /// Every counter, what the kernel's fast path forwarded included.
+    pub snapshot: Snapshot,
+    /// Settings of the bridge.
+    pub settings: Settings,
+    /// Whether short frames are padded, and more of that kind.
+    pub tuning: Tuning,
+    /// Settings of each port.
+    pub ports: Vec<(PortId, PortSettings)>,
+    /// At the start: the first part of the FDB.
+    pub fdb: Vec<FdbEntry>,
+    /// Where the next part begins.
+    pub fdb_next: Option<u32>,
+    /// What was not recorded since the last block.
+    pub lost: Vec<(PortId, Lost)>,
+}
+
+/// The two ends of a capture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Edge {
+    /// What comes after the mark belongs to the capture.
+    Start,
+    /// What comes after the mark does not.
+    End,
+}
+
+/// What changes the bridge besides frames.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Change {
+    /// A port was added, its link down.
+    PortAdded {
+        /// Its number.
+        id: PortId,
+        /// Its settings.
+        settings: PortSettings,
+    },
+    /// A port was removed.
+    PortRemoved {
+        /// Its number.
+        id: PortId,
+        /// What it had counted.
+        counters: Box<PortCounters>,
+    },
+    /// A port's settings are others.
+    PortSet {
+        /// Its number.
+        id: PortId,
+        /// Its settings.
+        settings: PortSettings,
+    },
+    /// A port's link is up, or is not.
+    Link {
+        /// Its number.
+        id: PortId,
+        /// Whether it is up.
+        up: bool,
+    },
+    /// The switch's settings are others.
+    Configured(Settings),
+    /// An address was bound.
+    EntrySet {
+        /// Its VLAN.
+        vid: VlanId,
+        /// The address.
+        mac: MacAddr,
+        /// Its port.
+        port: PortId,
+        /// Static or sticky.
+        kind: EntryKind,
+    },
+    /// An entry was deleted.
+    EntryDeleted {
+        /// Its VLAN.
+        vid: VlanId,
+        /// The address.
+        mac: MacAddr,
+    },
+    /// Entries were flushed.
+    Flushed(FlushScope),
+    /// Entries that had aged were taken out.
+    Swept,
+}
+
+/// Lets the data thread wake the capture thread, if it sleeps.
+#[derive(Debug, Default)]
+pub struct Sleeper {
+    asleep: AtomicBool,
+    waker: OnceLock<Arc<Waker>>,
+}
+
+impl Sleeper {
+    /// What ends the sleep; only the first one given counts.
+    pub fn set_waker(&self, waker: Arc<Waker>) {
+        // Whoever comes second never sleeps.
+        let _ = self.waker.set(waker);
+    }
+
+    /// Says that its owner goes to sleep; it looks once more before it does.
+    pub fn doze(&self) {
+        self.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that its owner is awake.
+    pub fn rise(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Wakes the owner if it sleeps.
+    pub fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(waker) = self.waker.get()
+        {
+            // An eventfd takes this as long as it is open.
+            let _ = waker.wake();
+        }
+    }
+}
+
+/// The capture thread's end of the seam.
+#[derive(Debug)]
+pub struct Observation {
+    /// What is told.
+    pub told: Receiver<Told>,
+    /// Takes empty blocks: [`BLOCKS`] of them at the start, and each that was read.
+    pub empty: Sender<Block>,
+    /// How the data thread wakes the reader.
+    pub sleeper: Arc<Sleeper>,
+}
+
+/// The data thread's end.
+#[derive(Debug)]
+pub(super) struct Observer {
+    wants: Vec<(u64, Want)>,
+    /// All of them together.
+    want: Want,
+    told: Sender<Told>,
+    empty: Receiver<Block>,
+    sleeper: Arc<Sleeper>,
+    /// Blocks to be used next; the last is the one that came back last, which is
+    /// in the cache.
+    spare: ArrayVec<Block, BLOCKS>,
+    filling: Option<Block>,
+    /// When its first turn was.
+    since: Time,
+    lost: Box<[Lost; PORTS_MAX]>,
+    lost_ports: PortSet,
+    next_id: u64,
+    /// The turn at hand.
+    stories: ArrayVec<Story, BURST>,
+    copies: Vec<Copies>,
+    refusals: Vec<(u8, Refusal)>,
+}
+
+/// Both ends.
+pub(super) fn seam() -> (Observer, Observation) {
+    let (told_in, told) = crossbeam_channel::bounded(BLOCKS + CHANGES);
+    let (empty, empty_out) = crossbeam_channel::bounded(BLOCKS);
+    let sleeper = Arc::new(Sleeper::default());
+    let observer = Observer {
+        wants: Vec::new(),
+        want: Want::NOTHING,
+        told: told_in,
+        empty: empty_out,
+        sleeper: Arc::clone(&sleeper),
+        spare: ArrayVec::new(),
+        filling: None,
+        since: Time::START,
+        lost: Box::new([Lost::default(); PORTS_MAX]),
+        lost_ports: PortSet::EMPTY,
+        next_id: 0,
+        stories: ArrayVec::new(),
+        copies: Vec::with_capacity(COPIES_OF_BURST),
+        refusals: Vec::with_capacity(REFUSALS_OF_BURST),
+    };
+    (observer, Observation { told, empty, sleeper })
+}
+
+/// Hears what is decided on a burst, and what is refused while copies leave.
+pub(super) trait Witness {
+    /// Has `bridge` judge a burst.
+    fn judge(
+        &mut self,
+        bridge: &mut Bridge,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    );
+    /// Frames of the burst were chosen for `egress`, as a bit mask.
+    fn chosen(&mut self, egress: PortId, mask: u64);
+    /// The egress that was named last does not send frame number `frame`.
+    fn refused(&mut self, frame: u32, reason: Refusal);
+}
+
+/// Nobody looks.
+impl Witness for () {
+    #[inline(always)]
+    fn judge(
+        &mut self,
+        bridge: &mut Bridge,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
+        bridge.forward_burst(now, ingress, frames, verdicts);
+    }
+
+    #[inline(always)]
+    fn chosen(&mut self, _egress: PortId, _mask: u64) {}
+    #[inline(always)]
+    fn refused(&mut self, _frame: u32, _reason: Refusal) {}
+}
+
+impl Witness for Observer {
+    fn judge(
+        &mut self,
+        bridge: &mut Bridge,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
+        bridge.forward_burst_told(now, ingress, frames, verdicts, &mut self.stories);
+    }
+
+    fn chosen(&mut self, egress: PortId, mask: u64) {
+        self.copies.push(Copies { egress, chosen: mask, refused_len: 0 });
+    }
+
+    fn refused(&mut self, frame: u32, reason: Refusal) {
+        if let Some(copies) = self.copies.last_mut() {
+            copies.refused_len += 1;
+            // A burst has 64 frames.
+            self.refusals.push((u8::try_from(frame).unwrap_or(u8::MAX), reason));
+        }
+    }
+}
+
+impl Observer {
+    /// Adds what capture `id` wants, or forgets it.
+    pub fn set_want(&mut self, id: u64, want: Option<Want>) {
+        self.wants.retain(|(other, _)| *other != id);
+        self.wants.extend(want.map(|want| (id, want)));
+        self.want = self.wants.iter().fold(Want::NOTHING, |all, (_, want)| all.and(*want));
+    }
+
+    /// Whether anybody wants anything.
+    pub fn is_wanted(&self) -> bool {
+        !self.wants.is_empty()
+    }
+
+    /// The captures that are under way.
+    pub fn captures(&self) -> Vec<u64> {
+        self.wants.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Records a turn whose copies have left.
+    pub fn record(&mut self, time: Time, ingress: PortId, frames: &[Frame<'_>]) {
+        let wanted = self.want.ports;
+        let mut touches = wanted.contains(ingress);
+        for copies in &self.copies {
+            touches |= wanted.contains(copies.egress);
+        }
+        if touches {
+            let stories = self.stories.take();
+            let (copies, refusals) = (std::mem::take(&mut self.copies), std::mem::take(&mut self.refusals));
+            let record = Record {
+                time,
+                ingress,
+                first_id: self.next_id,
+                frames,
+                stories: &stories,
+                copies: &copies,
+                refusals: &refusals,
+                snaplen: self.want.snaplen,
+            };
+            if !self.push(&record) {
+                self.lose(ingress, &stories, &copies);
+            }
+            (self.copies, self.refusals) = (copies, refusals);
+        }
+        self.next_id += frames.len() as u64;
+        self.copies.clear();
+        self.refusals.clear();
+    }
+
+    fn push(&mut self, record: &Record<'_>) -> bool {
+        if let Some(block) = self.filling.as_mut() {
+            if !block.is_full() && block.push(record) {
+                return true;
+            }
+            self.flush();
+        }
+        let Some(mut block) = self.empty_block() else { return false };
+        // An empty block has room for any burst but one of a port that breaks
+        // the bounds on bursts.
+        let pushed = block.push(record);
+        self.since = record.time;
+        self.filling = Some(block);
+        pushed
+    }
+
+    fn empty_block(&mut self) -> Option<Block> {
+        while !self.spare.is_full()
+            && let Ok(block) = self.empty.try_recv()
+        {
+            self.spare.push(block);
+        }
+        self.spare.pop()
+    }
+
+    #[cold]
+    fn lose(&mut self, ingress: PortId, stories: &[Story], copies: &[Copies]) {
+        let lost = &mut self.lost[ingress.index()];
+        for story in stories {
+            match story.verdict {
+                Verdict::Forward { .. } => lost.forwarded += 1,
+                Verdict::Drop(_) => lost.dropped += 1,
+            }
+        }
+        self.lost_ports.insert(ingress);
+        for copies in copies {
+            let lost = &mut self.lost[copies.egress.index()];
+            lost.refused += u64::from(copies.refused_len);
+            lost.sent += u64::from(copies.chosen.count_ones()) - u64::from(copies.refused_len);
+            self.lost_ports.insert(copies.egress);
+        }
+    }
+
+    /// What was lost since the last call.
+    fn take_lost(&mut self, into: &mut Vec<(PortId, Lost)>) {
+        for id in std::mem::take(&mut self.lost_ports).iter() {
+            into.push((id, std::mem::take(&mut self.lost[id.index()])));
+        }
+    }
+
+    /// Hands over what is recorded, if it has waited long enough, or the data
+    /// thread is about to sleep.
+    #[inline]
+    pub fn settle(&mut self, now: Time, sleeps: bool) {
+        if self.filling.is_some() && (sleeps || now >= self.since.after(PATIENCE)) {
+            self.flush();
+        }
+    }
+
+    /// Hands over what is recorded.
+    fn flush(&mut self) {
+        let Some(mut block) = self.filling.take() else { return };
+        self.take_lost(&mut block.lost);
+        // There is room for every block there is. Without a reader, nobody
+        // misses it.
+        let _ = self.told.try_send(Told::Block(block));
+        self.sleeper.wake();
+    }
+
+    /// Tells of something else, behind the frames before it; false if there is
+    /// no room.
+    pub fn tell(&mut self, told: Told) -> bool {
+        self.flush();
+        let room = self.told.len() < CHANGES;
+        let sent = room && self.told.try_send(told).is_ok();
+        self.sleeper.wake();
+        sent
+    }
+
+    /// What was lost and has not been said yet, for a mark.
+    pub fn lost_so_far(&mut self) -> Vec<(PortId, Lost)> {
+        self.flush();
+        let mut lost = Vec::new();
+        self.take_lost(&mut lost);
+        lost
+    }
+}

@@ -1,0 +1,140 @@
+//! Captures, as the control thread sees them: what is asked for is checked and
+//! made into a [`Spec`], and its reader's connection handed to the capture thread.
+//!
+//! Deliberately absent: frames.
+
+use std::os::unix::net::UnixStream;
+
+use crate::bridge::{PortId, PortSet};
+use crate::capture::bpf::Program;
+use crate::capture::session::{Kinds, Label, Labels, SNAPLEN_MAX, Spec};
+use crate::capture::{CAPTURES_MAX, Captures, News};
+use crate::config::PortConfig;
+use crate::control::{Capture, Direction, ErrorReply, Response};
+use crate::events::Happening;
+
+use super::{ApplyError, Supervisor};
+
+impl Supervisor {
+    /// Begins a capture; its reader comes by [`hand_over`](Self::hand_over).
+    pub(super) fn begin_capture(&mut self, wanted: Capture) -> Result<Response, ApplyError> {
+        let spec = match self.spec(wanted) {
+            Ok(spec) => spec,
+            Err(refusal) => return Ok(Response::Error(refusal)),
+        };
+        if self.captures.is_none()
+            && let Some(observation) = self.engine.take_observation()
+        {
+            match Captures::start(observation, self.engine.orders(), self.engine.control_waker()) {
+                Ok(captures) => self.captures = Some(captures),
+                Err(error) => return Ok(Response::error(format!("no capture thread: {error}"), "")),
+            }
+        }
+        let labels = self.labels();
+        let Some(captures) = self.captures.as_mut() else {
+            return Ok(Response::error("the capture thread could not be started", "start the switch again"));
+        };
+        if !captures.has_room() {
+            let error = format!("{CAPTURES_MAX} captures are under way already");
+            return Ok(Response::error(error, "end one of them"));
+        }
+        Ok(Response::Capture { capture: captures.begin(spec, labels)? })
+    }
+
+    /// What is wanted, or why it cannot be.
+    fn spec(&self, wanted: Capture) -> Result<Spec, ErrorReply> {
+        let Capture { ports, directions, filter, snaplen, count, segment } = wanted;
+        let mut set = PortSet::EMPTY;
+        for name in &ports {
+            if let Err(error) = self.config.known_port(name) {
+                return Err(refusal(error.message(), error.fix()));
+            }
+            let held = self.ports.iter().find(|held| held.name == *name);
+            if let Some(held) = held {
+                set.insert(held.id);
+            }
+        }
+        let filter_text = filter.as_ref().map_or_else(String::new, |filter| filter.text.clone());
+        let program = filter.map(|filter| Program::new(&filter.program)).transpose();
+        let filter = program.map_err(|error| {
+            refusal(error.to_string(), "use the client of the same version, or another filter")
+        })?;
+        let snaplen = snaplen.unwrap_or(SNAPLEN_MAX);
+        if !(14..=SNAPLEN_MAX).contains(&snaplen) {
+            let hint = format!("write a number of bytes from 14 to {SNAPLEN_MAX}");
+            return Err(refusal(format!("`snaplen` cannot be `{snaplen}`"), hint));
+        }
+        if count == Some(0) {
+            return Err(refusal("`count` cannot be `0`", "write at least 1, or leave it out"));
+        }
+        Ok(Spec {
+            switch: self.config.name.clone(),
+            config: self.config.to_toml(),
+            ports: (!ports.is_empty()).then_some(set),
+            kinds: kinds(&directions),
+            filter,
+            filter_text,
+            snaplen,
+            count,
+            segment,
+        })
+    }
+
+    /// Every port, as captures describe it.
+    fn labels(&self) -> Labels {
+        let label = |name: &str| self.config.port(name).map(label);
+        self.ports.iter().filter_map(|held| Some((held.id, label(&held.name)?))).collect()
+    }
+
+    /// Tells captures what the port is called that is about to be added.
+    pub(super) fn name_port(&self, id: PortId, port: &PortConfig) {
+        if let Some(captures) = &self.captures {
+            captures.name(id, label(port));
+        }
+    }
+
+    /// Gives captures their readers, or the news that they have none.
+    pub fn hand_over(&mut self, readers: Vec<(u64, Option<UnixStream>)>) {
+        for (capture, stream) in readers {
+            if let Some(captures) = &self.captures {
+                captures.hand_over(capture, stream);
+            }
+        }
+    }
+
+    /// Writes down what happened to captures.
+    pub fn take_capture_news(&mut self) {
+        while let Some(news) = self.captures.as_ref().and_then(Captures::news) {
+            let capture = |id: u64| format!("capture {id}");
+            self.happened(match news {
+                News::Started { id } => Happening::CaptureStarted { capture: capture(id) },
+                News::Missing { id, missed } => Happening::CaptureLost { capture: capture(id), lost: missed },
+                News::Stopped { id, why, written, missed } => {
+                    Happening::CaptureStopped { capture: capture(id), why, frames: written, lost: missed }
+                }
+            });
+        }
+    }
+
+    /// Waits until the capture thread has ended, after the data thread.
+    pub fn end_captures(&mut self) {
+        if let Some(captures) = self.captures.take() {
+            captures.join();
+        }
+    }
+}
+
+fn refusal(error: impl Into<String>, hint: impl Into<String>) -> ErrorReply {
+    ErrorReply { error: error.into(), hint: hint.into() }
+}
+
+fn label(port: &PortConfig) -> Label {
+    Label { name: port.name.clone(), description: format!("vswitch port {port}") }
+}
+
+/// The kinds of records that `directions` name; all if none does.
+fn kinds(directions: &[Direction]) -> Kinds {
+    let has = |direction| directions.is_empty() || directions.contains(&direction);
+    let (came, left, dropped) = (has(Direction::In), has(Direction::Out), has(Direction::Dropped));
+    [came, came || dropped, left, dropped]
+}
