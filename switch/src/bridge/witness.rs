@@ -148,13 +148,14 @@ pub(super) struct Ledger<'a, W> {
     pub then: &'a mut W,
 }
 
-impl<W> Ledger<'_, W> {
-    /// Writes down what is seldom: a known station never comes here.
-    #[cold]
-    fn note(&mut self, kind: NoteKind, src: Key, from: PortId) {
-        let (vid, mac) = (src.vid(), src.mac());
-        self.notes.push(Note { kind, at: self.now, vid, mac, from, port: self.ingress });
-    }
+/// Writes down what is seldom: a known station never comes here. It takes what it
+/// needs and not the ledger, which would have to be in memory for it: 20
+/// instructions a frame.
+#[cold]
+#[inline(never)]
+fn note(notes: &mut Notes, at: Time, kind: NoteKind, src: Key, [from, port]: [PortId; 2]) {
+    let (vid, mac) = (src.vid(), src.mac());
+    notes.push(Note { kind, at, vid, mac, from, port });
 }
 
 impl<W: Witness> Witness for Ledger<'_, W> {
@@ -166,12 +167,12 @@ impl<W: Witness> Witness for Ledger<'_, W> {
                 Learned::Known => {}
                 Learned::New => {
                     self.counters.port_mut(ingress).learned += 1;
-                    self.note(NoteKind::Learned, src, ingress);
+                    note(self.notes, self.now, NoteKind::Learned, src, [ingress, ingress]);
                 }
                 Learned::Moved(from) => {
                     self.counters.port_mut(ingress).moved += 1;
                     self.moves.record(self.now, src.vid(), src.mac(), from, ingress);
-                    self.note(NoteKind::Moved, src, from);
+                    note(self.notes, self.now, NoteKind::Moved, src, [from, ingress]);
                 }
                 Learned::Refused(limit) => {
                     self.counters.port_mut(ingress).not_learned += 1;
@@ -179,7 +180,7 @@ impl<W: Witness> Witness for Ledger<'_, W> {
                         Limit::Port => NoteKind::PortFull,
                         Limit::Table => NoteKind::TableFull,
                     };
-                    self.note(kind, src, ingress);
+                    note(self.notes, self.now, kind, src, [ingress, ingress]);
                 }
                 // `spoofed` follows.
                 Learned::Foreign(_) => {}
