@@ -38,7 +38,9 @@ Examples:
   vswitch show                              what runs, and what it carried
   vswitch port add netdev:eth1,name=uplink  one port more, while it runs
   vswitch fdb show --port tap0              who was seen behind a port
-  vswitch top                               all of it, live";
+  vswitch top                               all of it, live
+  vswitch capture -w lan.pcapng             every frame, and what became of it
+  vswitch trace --port tap0 --frame arp who-has 192.168.1.2 tell 192.168.1.1";
 
 const FORMS: &str = "\
 Frames:
@@ -135,7 +137,7 @@ pub enum ClientCommand {
 pub enum PortCommand {
     /// Open a port.
     Add {
-        /// NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value.
+        /// NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value.
         #[arg(value_name = "SPEC")]
         spec: String,
         /// Further keys, which win over those of SPEC.
@@ -299,7 +301,7 @@ pub struct RunArgs {
     /// A vswitch.toml; flags win over it.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// NAME, netdev:NAME, tap:NAME, stream:PATH or dgram:PATH, then ,key=value; without any: tap0 and tap1.
+    /// NAME, netdev:NAME, tap:NAME, vhost-user:PATH, stream:PATH or dgram:PATH, then ,key=value; without any: tap0 and tap1.
     #[arg(long = "port", value_name = "SPEC")]
     pub ports: Vec<String>,
     /// The switch's name [default: default].

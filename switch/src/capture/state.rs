@@ -45,7 +45,7 @@ pub struct Start {
     /// When the capture began.
     pub time_ns: u64,
     /// Whether every frame that the switch judges is in the file, or counted as
-    /// lost: no filter, no choice of ports or directions, no recorder's end.
+    /// lost: no filter, no choice of ports or directions.
     pub complete: bool,
     /// The configuration, as vswitch.toml.
     pub config: String,
