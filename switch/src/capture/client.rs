@@ -129,6 +129,11 @@ impl Client {
                 Ok(len) => {
                     let room = REASON_MAX.saturating_sub(self.said.len());
                     self.said.extend_from_slice(&chunk[..len.min(room)]);
+                    // Nobody says that much. Were it read on, who writes for ever
+                    // would keep this thread from all others, and from its end.
+                    if self.said.len() >= REASON_MAX {
+                        return Heard::End;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

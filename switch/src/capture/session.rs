@@ -307,7 +307,7 @@ impl Session {
             if !self.turn(&turn) {
                 return false;
             }
-            if turn.time >= self.next_sums {
+            if turn.time >= self.next_sums && !self.sink.is_full() {
                 self.next_sums = Time::from_nanos(turn.time.as_nanos() + SUMS_EVERY);
                 self.write_sums(turn.time);
             }

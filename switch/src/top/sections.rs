@@ -212,7 +212,10 @@ pub(super) fn events(model: &Model, from: usize, room: usize) -> (String, Vec<Li
     let row = |event: &&Event| {
         let text = plain(&line(event));
         // The day is the same as on the wall.
-        let text = text.get(11..19).map_or(text.clone(), |time| format!("  {time}{}", &text[24..]));
+        let text = match (text.get(11..19), text.get(24..)) {
+            (Some(time), Some(rest)) => format!("  {time}{rest}"),
+            _ => text,
+        };
         Line::styled(text, style_of(event.what.kind()))
     };
     (title, all.iter().skip(from).take(room).map(row).collect())
