@@ -241,6 +241,9 @@ fn reboot(console: &mut Console, other: &mut Console) -> Result<()> {
     ping(other, SECOND)
 }
 
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(20);
+
 /// Kills the switch under traffic and starts it again, until its guests were
 /// together again within [`BLACKOUT`] of its being ready: at the latest in the
 /// third attempt, since the machine does other things, too.
@@ -265,7 +268,13 @@ fn blackout(lab: &mut Lab, zero: &mut Console) -> Result<()> {
         let ready = now_nanos();
         // Its counters begin at 0: both guests have got a frame from the other.
         let is_delivered = || lab.sent().is_ok_and(|sent| sent.len() == 2 && sent.iter().all(|&it| it > 0));
-        wait_until("frames to both guests", LIMIT, is_delivered)?;
+        if wait_until("frames to both guests", ATTEMPT, is_delivered).is_err() {
+            // Seen in one of ten runs with two e1000: what the switch had then is the
+            // first thing to look at.
+            eprintln!("no frames to both guests in {ATTEMPT:?}: {:#}", lab.show()?);
+            times.push(ATTEMPT);
+            continue;
+        }
         let back = Duration::from_nanos(now_nanos() - ready);
         eprintln!("frames reached both guests {} ms after the switch was ready", back.as_millis());
         let before = count(zero)?;
