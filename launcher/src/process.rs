@@ -25,15 +25,42 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// State letter and start time, from field 3 and 22 of /proc/PID/stat. The
-/// command in field 2 may hold anything, also `)`.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+/// What /proc/PID/stat says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// It has begun to end. Its files (devices, sockets, locks) may be open still:
+    /// only its pidfd tells when they are not.
+    is_ending: bool,
+    /// When it began, in clock ticks since the boot.
+    start_ticks: u64,
 }
 
-fn stat(pid: i32) -> io::Result<(char, u64)> {
+/// The kernel's PF_EXITING (include/linux/sched.h), among the flags of
+/// /proc/PID/stat.
+const PF_EXITING: u32 = 0x4;
+
+/// How long an ending process may take to be gone: a switch closes devices, and
+/// the kernel waits for grace periods there.
+const ENDING: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Fields 3 (state), 9 (flags) and 22 (start time) of /proc/PID/stat. The
+/// command in field 2 may hold anything, also `)`.
+fn parse_stat(stat: &str) -> Option<Stat> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let is_dead = matches!(fields.next()?, "Z" | "X");
+    let flags: u32 = fields.nth(5)?.parse().ok()?;
+    let start_ticks = fields.nth(12)?.parse().ok()?;
+    Some(Stat { is_ending: is_dead || flags & PF_EXITING != 0, start_ticks })
+}
+
+/// Whether the process of `pidfd` has ended within `limit`, all its threads with
+/// it.
+fn has_ended(pidfd: &OwnedFd, limit: Timespec) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
+}
+
+fn stat(pid: i32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
 }
@@ -44,21 +71,23 @@ impl Process {
     /// # Errors
     /// There is none.
     pub fn of(pid: i32) -> io::Result<Process> {
-        stat(pid).map(|(_, start_ticks)| Process { pid, start_ticks })
+        stat(pid).map(|stat| Process { pid, start_ticks: stat.start_ticks })
     }
 
     /// A handle on the process; `None` when it has ended.
     fn open(self) -> Option<OwnedFd> {
         let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // Only now is it certain that the number still means that process.
-        let (state, start_ticks) = stat(self.pid).ok()?;
-        let ended = matches!(state, 'Z' | 'X');
-        (start_ticks == self.start_ticks && !ended).then_some(fd)
+        let is_same = stat(self.pid).ok()?.start_ticks == self.start_ticks;
+        (is_same && !has_ended(&fd, Timespec::default())).then_some(fd)
     }
 
-    /// Whether it has not ended.
+    /// Whether it has not ended. One that is just ending is waited for: whoever
+    /// asks may want to start another in its place, which needs its devices.
     pub fn alive(self) -> bool {
-        self.open().is_some()
+        let Some(fd) = self.open() else { return false };
+        let is_ending = stat(self.pid).map_or(true, |stat| stat.is_ending);
+        !(is_ending && has_ended(&fd, ENDING))
     }
 
     /// Sends `signal`; false when it has ended already.
@@ -135,7 +164,9 @@ mod tests {
     #[test]
     fn stat_with_a_hostile_command_name() {
         let stat = "42 (a) R (b) 1) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 0 0";
-        assert_eq!(parse_stat(stat), Some(('S', 987_654)));
+        assert_eq!(parse_stat(stat), Some(Stat { is_ending: false, start_ticks: 987_654 }));
+        let ending = "42 (a) R 1 42 42 0 -1 4195076 1 2 3 4 5 6 7 8 20 0 1 0 987654 0 0";
+        assert_eq!(parse_stat(ending), Some(Stat { is_ending: true, start_ticks: 987_654 }));
         assert_eq!(parse_stat("42 (x"), None);
     }
 
