@@ -2,18 +2,16 @@
 //! that needs none: ping, TCP both ways, a guest that reboots, and a switch that
 //! is killed under traffic and started again.
 
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use vswitch_tests::clock::{Deadline, now_nanos, wait_for, wait_until};
+use vswitch_tests::clock::{Deadline, wait_for, wait_until};
 use vswitch_tests::netns::run;
-use vswitch_tests::process::end_child;
 use vswitch_tests::qemu::{Console, Turn, images};
 use vswitch_tests::require;
 use vswitch_tests::start;
@@ -27,13 +25,15 @@ const SECOND: &str = "192.168.1.151";
 /// again: QEMU looks for it twice a second.
 const BLACKOUT: Duration = Duration::from_secs(1);
 
+/// How long a switch is halted before it is killed: twenty times what 100 Mbit/s
+/// take to fill a socket.
+const FILLING: Duration = Duration::from_millis(300);
+
 /// A lab of two guests; taken down when dropped.
 struct Lab {
     user: Ordinary,
     name: String,
     file: PathBuf,
-    /// A switch that was started in the place of a killed one.
-    again: Option<Switched>,
 }
 
 impl Lab {
@@ -72,7 +72,7 @@ nics = [{{ network = "lan", address = "{SECOND}", model = "{}", queues = {queues
             models[0], models[1]
         );
         let file = user.write("lab.toml", &text)?;
-        Ok(Lab { user, name, file, again: None })
+        Ok(Lab { user, name, file })
     }
 
     /// Runs `vlab COMMAND`, which must succeed; returns stdout and stderr.
@@ -126,52 +126,43 @@ nics = [{{ network = "lan", address = "{SECOND}", model = "{}", queues = {queues
         Ok(found)
     }
 
-    /// Frames that each of the switch's ports has sent.
-    fn sent(&self) -> Result<Vec<u64>> {
-        let show = self.show()?;
+    /// Frames that each port had sent, as a switch's `show` says.
+    fn sent(show: &Value) -> Result<Vec<u64>> {
         let ports = show["ports"].as_array().context("no ports")?;
         ports.iter().map(|port| port["tx"].as_u64().context("no count")).collect()
     }
 
-    /// Kills the switch, and starts it with the very same words; returns when it
-    /// is ready.
-    fn restart_switch(&mut self) -> Result<()> {
+    /// Kills the switch and has `vlab up` start it again; returns how long it had
+    /// been up when each guest had got a frame, if both did within `limit`.
+    fn restart_switch(&self, limit: Duration) -> Result<Option<Duration>> {
         let pid = self.show()?["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("a pid")?;
-        let line = std::fs::read(format!("/proc/{pid}/cmdline"))?;
-        let words: Vec<String> = line
-            .split(|byte| *byte == 0)
-            .filter(|word| !word.is_empty())
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        kill_process(Pid::from_raw(pid).context("a pid")?, Signal::KILL)?;
-        wait_until("the switch to be gone", LIMIT, || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
-        })?;
-        let mut command = self.user.command(&words[0]);
-        command.args(&words[1..]).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = start::spawn(&mut command)?;
-        let stdout = child.stdout.take();
-        self.again = Some(Switched(child));
-        let mut line = String::new();
-        BufReader::new(stdout.context("a pipe")?).read_line(&mut line)?;
-        ensure!(line.starts_with("ready: "), "the new switch said `{line}`");
-        Ok(())
+        let pid = Pid::from_raw(pid).context("a pid")?;
+        // What the guests send meanwhile fills their sockets: QEMU then has frames
+        // that wait for one that is no more. Were it not full by then, less would be
+        // shown, and nothing fail.
+        kill_process(pid, Signal::STOP)?;
+        std::thread::sleep(FILLING);
+        kill_process(pid, Signal::KILL)?;
+        std::thread::scope(|scope| {
+            let up = scope.spawn(|| self.vlab("up").context("a switch is started again").map(drop));
+            // Its counters begin at 0.
+            let mut back = None;
+            let waited = wait_until("frames to both guests", limit, || {
+                let Ok(show) = self.show() else { return false };
+                let both =
+                    Self::sent(&show).is_ok_and(|sent| sent.len() == 2 && sent.iter().all(|&it| it > 0));
+                back = show["uptime_ms"].as_u64().map(Duration::from_millis);
+                both
+            });
+            up.join().map_err(|_| anyhow!("the thread panicked"))??;
+            Ok(waited.ok().and(back))
+        })
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         let _ = self.vlab("down");
-    }
-}
-
-/// A switch of ours; ended when dropped.
-struct Switched(Child);
-
-impl Drop for Switched {
-    fn drop(&mut self) {
-        end_child(&mut self.0);
     }
 }
 
@@ -193,7 +184,7 @@ fn ping(console: &mut Console, peer: &str) -> Result<()> {
 /// Everything that a link must carry and survive.
 fn lives(link: &str, chosen: &str, models: [&str; 2], queues: u32) -> Result<()> {
     let _turn = Turn::take();
-    let mut lab = Lab::new(link, models, queues)?;
+    let lab = Lab::new(link, models, queues)?;
     let (stdout, stderr) = lab.vlab("up")?;
     let row = stdout.lines().find(|line| line.starts_with("lan")).context(stdout.clone())?;
     ensure!(row.split_whitespace().nth(1) == Some(chosen), "{stdout}");
@@ -217,12 +208,10 @@ fn lives(link: &str, chosen: &str, models: [&str; 2], queues: u32) -> Result<()>
         ensure!(mbits > 20.0, "{options}: {mbits:.1} Mbit/s");
     }
     reboot(&mut one, &mut zero)?;
-    blackout(&mut lab, &mut zero)?;
+    blackout(&lab, &mut zero)?;
     ping(&mut one, FIRST)?;
 
     lab.vlab("down")?;
-    // Its predecessor is what `vlab` started; this one ends with it or by us.
-    lab.again = None;
     let left = lab.processes()?;
     ensure!(left.is_empty() && !lab.run_dir().exists(), "{left:?}");
     Ok(())
@@ -247,11 +236,11 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 /// Kills the switch under traffic and starts it again, until its guests were
 /// together again within [`BLACKOUT`] of its being ready: at the latest in the
 /// third attempt, since the machine does other things, too.
-fn blackout(lab: &mut Lab, zero: &mut Console) -> Result<()> {
+fn blackout(lab: &Lab, zero: &mut Console) -> Result<()> {
     // Ten packets a second, and a number for each that comes back. The file is
     // there before the job that writes it has begun.
     zero.send(&format!(
-        ": >/tmp/answers; ping -i 0.1 {SECOND} >>/tmp/answers & iperf3 -t 300 -c {SECOND} >/dev/null 2>&1 &\n"
+        ": >/tmp/answers; ping -i 0.1 {SECOND} >>/tmp/answers & iperf3 -u -b 100M -t 300 -c {SECOND} >/dev/null 2>&1 &\n"
     ))?;
     let answers = "grep -c 'bytes from' /tmp/answers || true";
     let count = |zero: &mut Console| -> Result<u32> {
@@ -264,18 +253,11 @@ fn blackout(lab: &mut Lab, zero: &mut Console) -> Result<()> {
     }
     let mut times = Vec::new();
     for _ in 0..3 {
-        lab.restart_switch()?;
-        let ready = now_nanos();
-        // Its counters begin at 0: both guests have got a frame from the other.
-        let is_delivered = || lab.sent().is_ok_and(|sent| sent.len() == 2 && sent.iter().all(|&it| it > 0));
-        if wait_until("frames to both guests", ATTEMPT, is_delivered).is_err() {
-            // Seen in one of ten runs with two e1000: what the switch had then is the
-            // first thing to look at.
+        let Some(back) = lab.restart_switch(ATTEMPT)? else {
             eprintln!("no frames to both guests in {ATTEMPT:?}: {:#}", lab.show()?);
             times.push(ATTEMPT);
             continue;
-        }
-        let back = Duration::from_nanos(now_nanos() - ready);
+        };
         eprintln!("frames reached both guests {} ms after the switch was ready", back.as_millis());
         let before = count(zero)?;
         wait_for("answers again", LIMIT, || count(zero).ok().filter(|now| *now > before))?;

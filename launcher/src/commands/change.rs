@@ -14,8 +14,9 @@ use vlab::lab::Lab;
 use vlab::plan::{self, Step};
 use vlab::qmp::Qmp;
 use vlab::runner::Machine;
-use vlab::state::{GuestRecord, State, Store};
+use vlab::state::{GuestRecord, NicRecord, State, Store};
 use vlab::up::bring_up;
+use vswitch::port::Kind;
 
 use super::live;
 use super::target::Target;
@@ -162,6 +163,17 @@ fn carry_out(
         .cloned()
         .partition(|step| step.guest().is_some());
     bring_up(&others, store, machine)?;
+    let is_stream = |nic: &NicRecord| {
+        port(&nic.switch, &nic.port).is_some_and(|it| it.spec.starts_with(Kind::Stream.prefix()))
+    };
+    let bereft = |nic: &NicRecord| fresh(&nic.switch) && is_stream(nic);
+    let living = store.state.guests.iter().filter(|guest| !anew.contains(&guest.name));
+    for guest in living.filter(|guest| guest.nics.iter().any(bereft)) {
+        // One that has just ended is none to talk to.
+        if let Ok(mut qmp) = Qmp::connect(&guest.qmp, &guest.uuid) {
+            qmp.unblock_links().with_context(|| format!("guest {}", guest.name))?;
+        }
+    }
     for (switch, name) in &changes.add_ports {
         let record = port(switch, name).with_context(|| format!("port {name} of {switch}"))?;
         control_port::open(&store.state, switch, name, &record)?;
