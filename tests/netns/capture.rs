@@ -3,30 +3,20 @@
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use vswitch::capture::state::PortSums;
 use vswitch_tests::capture::{Capture, Way};
+use vswitch_tests::capturing::{Capturing, check_sums, check_tshark, tshark};
 use vswitch_tests::clock::{wait_for, wait_until};
 use vswitch_tests::flow::{self, Pace, Until, generate};
 use vswitch_tests::process::{Switch, end_child};
 use vswitch_tests::{iperf, require, start};
 
-use crate::capturing::{Capturing, LONG, tshark};
 use crate::lan::{Kind, Lan, SOON, flow_between};
 
-/// That every record is accounted for, and there are as many frames as is said.
-fn check(capture: &Capture) -> Result<()> {
-    let summary = capture.end();
-    for port in &summary.ports {
-        let PortSums { name, forwarded, dropped, sent, refused } = port;
-        for sums in [forwarded, dropped, sent, refused] {
-            ensure!(sums.balance(), "{name}: {sums:?}");
-        }
-    }
-    ensure!(capture.frames.len() as u64 == summary.written, "{summary:?}");
-    Ok(())
-}
+/// A limit that only a hang reaches.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Why captures of the switch have stopped, in the words of its events.
 fn stopped(switch: &Switch) -> Result<Vec<String>> {
@@ -50,7 +40,7 @@ fn a_capture_under_load_adds_up_and_reads_well() -> Result<()> {
     iperf::transfer(&lan.hosts[0].ns, &lan.hosts[1].address, "64M", LONG)?;
     let capture = capturing.end()?;
     drop(server);
-    check(&capture)?;
+    check_sums(&capture)?;
     ensure!(capture.start().complete, "nothing was left out");
     ensure!(capture.frames.iter().any(|frame| frame.len > 1514), "super-frames are shown as they crossed");
     for frame in &capture.frames {
@@ -74,25 +64,7 @@ fn a_capture_under_load_adds_up_and_reads_well() -> Result<()> {
     }
     ensure!(copies > 100, "{copies} copies are no test");
 
-    let fields = [
-        "-T",
-        "fields",
-        "-e",
-        "frame.interface_name",
-        "-e",
-        "frame.packet_flags_direction",
-        "-e",
-        "frame.comment",
-    ];
-    let lines = tshark(capturing.file(), &fields)?;
-    ensure!(lines.lines().count() == capture.frames.len(), "tshark sees every frame, and nothing else");
-    for (line, frame) in lines.lines().zip(&capture.frames) {
-        let way = frame.way as u32;
-        ensure!(line == format!("{}\t0x{way:08x}\t{}", frame.interface, frame.comment), "{line}: {frame:?}");
-    }
-    let odd = tshark(capturing.file(), &["-Y", "_ws.malformed or _ws.short"])?;
-    ensure!(odd.is_empty(), "{odd}");
-    Ok(())
+    check_tshark(capturing.file(), &capture)
 }
 
 #[test]
@@ -118,7 +90,7 @@ fn what_the_kernel_would_forward_is_captured_and_the_fast_path_reopens() -> Resu
     received.assert_clean(&sent);
     let after = lan.stats()?;
     let capture = capturing.end()?;
-    check(&capture)?;
+    check_sums(&capture)?;
     ensure!(after.total.rx_fast == before.total.rx_fast, "closed while somebody looks: {after:?}");
     // These TAPs have no stack behind them: there are these frames, and no others.
     let [p0, p1] = capture.end().ports.as_slice() else { anyhow::bail!("{:?}", capture.end()) };
@@ -178,7 +150,7 @@ fn filters_counts_and_durations_end_where_they_should() -> Result<()> {
         "answers passed by"
     );
     ensure!(brief.wait()?.status.success());
-    check(&Capture::parse(&std::fs::read(brief.file())?)?)?;
+    check_sums(&Capture::parse(&std::fs::read(brief.file())?)?)?;
 
     for (args, code, said) in [
         (vec!["--filter", "icmpp"], 1, "error: filter `icmpp`: "),

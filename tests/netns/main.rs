@@ -4,7 +4,6 @@
 //! Read [`lan`] first: tests of the whole switch start from one with hosts on
 //! its ports. Tests of a port by itself start from [`opened`].
 
-mod capturing;
 mod lan;
 mod mixed;
 mod opened;

@@ -5,6 +5,7 @@
 //! however many tests run, and QEMU's user-mode network ends at that
 //! namespace's loopback. At most two tests run guests at a time.
 
+mod capture;
 mod change;
 mod debian;
 mod host;

@@ -11,6 +11,7 @@
 
 pub mod bpf;
 pub mod capture;
+pub mod capturing;
 pub mod clock;
 pub mod flow;
 pub mod guest_socket;
