@@ -1,6 +1,6 @@
 //! Every name by which a frame can end, made to happen on a real switch, and found
-//! under that name by whoever looks: `vswitch stats`, and `vswitch trace` of the
-//! same frame.
+//! under that name by whoever looks: `vswitch stats`, `vswitch trace` of the same
+//! frame, and the comment that a capture has on it.
 //!
 //! The tables have a row for each [`DropReason`] and each [`Refusal`]: one that is
 //! added without a case does not compile, or fails.
@@ -20,6 +20,8 @@ use vswitch::bridge::{DropReason, Refusal};
 use vswitch::control::{Client, PortState, Request, Response, Show, Stats, Trace, Unfinished};
 use vswitch::frame::MacAddr;
 use vswitch::offload::{GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
+use vswitch_tests::capture::{FrameRead, Way};
+use vswitch_tests::capturing::Capturing;
 use vswitch_tests::clock::wait_until;
 use vswitch_tests::flow::Device;
 use vswitch_tests::guest_socket::GuestSocket;
@@ -77,27 +79,38 @@ const REFUSALS: [(Refusal, Option<Make>); Refusal::COUNT] = [
 ];
 
 #[test]
-fn each_drop_reason_is_made_and_named_alike_by_stats_and_trace() -> Result<()> {
+fn each_drop_reason_is_made_and_named_alike_by_stats_trace_and_capture() -> Result<()> {
     require!(root);
     for (place, (reason, make)) in DROPS.into_iter().enumerate() {
         ensure!(DropReason::ALL[place] == reason, "the table is in the order of the reasons");
-        let mut rig = Rig::new()?;
-        make(&mut rig).with_context(|| format!("{reason}\n{}", rig.switch.stderr()))?;
-        rig.balanced().with_context(|| reason.name())?;
+        named_alike(make, Way::Inbound, &format!("dropped: {reason}"))?;
     }
     Ok(())
 }
 
 #[test]
-fn each_refusal_is_made_and_named_alike_by_stats_and_trace() -> Result<()> {
+fn each_refusal_is_made_and_named_alike_by_stats_trace_and_capture() -> Result<()> {
     require!(root);
     for (place, (reason, make)) in REFUSALS.into_iter().enumerate() {
         ensure!(Refusal::ALL[place] == reason, "the table is in the order of the reasons");
         let Some(make) = make else { continue };
-        let mut rig = Rig::new()?;
-        make(&mut rig).with_context(|| format!("{reason}\n{}", rig.switch.stderr()))?;
-        rig.balanced().with_context(|| reason.name())?;
+        named_alike(make, Way::Outbound, &format!("refused: {reason}"))?;
     }
+    Ok(())
+}
+
+/// Makes one reason happen on a switch of its own, where stats and trace are looked
+/// at; then the sums hold, and a capture has a frame whose comment ends in `words`.
+fn named_alike(make: Make, way: Way, words: &str) -> Result<()> {
+    let mut rig = Rig::new()?;
+    let mut capturing = Capturing::start(&rig.switch, &[])?;
+    make(&mut rig).with_context(|| format!("{words}\n{}", rig.switch.stderr()))?;
+    rig.balanced().with_context(|| words.to_owned())?;
+    let capture = capturing.end()?;
+    let is_named = |frame: &FrameRead| {
+        frame.way == way && frame.comment.rsplit("; ").next().is_some_and(|last| last == words)
+    };
+    ensure!(capture.frames.iter().any(is_named), "no frame `{words}` in {:?}", capture.frames);
     Ok(())
 }
 
