@@ -152,16 +152,26 @@ fn filters_counts_and_durations_end_where_they_should() -> Result<()> {
     ensure!(brief.wait()?.status.success());
     check_sums(&Capture::parse(&std::fs::read(brief.file())?)?)?;
 
+    let kept = icmp.file().with_file_name("kept.pcapng");
+    std::fs::write(&kept, "of yesterday")?;
     for (args, code, said) in [
         (vec!["--filter", "icmpp"], 1, "error: filter `icmpp`: "),
         (vec!["--port", "p9"], 1, "error: there is no port `p9`"),
         (vec!["--snaplen", "3"], 2, "error: invalid value '3'"),
         (vec!["--rotate", "3x"], 2, "error: invalid value '3x'"),
     ] {
-        let output = lan.switch.client(&[&["capture", "-w", "/dev/null"], args.as_slice()].concat())?;
+        let file = kept.to_str().context("its name")?;
+        let output = lan.switch.client(&[&["capture", "-w", file], args.as_slice()].concat())?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(code) && text.starts_with(said), "{args:?}: {text}");
+        ensure!(std::fs::read(&kept)? == b"of yesterday", "{args:?}: a refusal must not cost the file");
     }
+    let output = lan.switch.client(&["capture", "-w", "/nowhere/a.pcapng"])?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && text.starts_with("error: /nowhere/a.pcapng: "), "{text}");
+    wait_until("the switch to know why", SOON, || {
+        stopped(&lan.switch).is_ok_and(|why| why.iter().any(|why| why.contains("/nowhere/a.pcapng: ")))
+    })?;
     Ok(())
 }
 

@@ -61,14 +61,17 @@ pub enum Outcome {
 /// # Errors
 /// The switch refuses or is lost, or what was captured cannot be written.
 pub fn run(mut client: Client, job: Job<'_>) -> anyhow::Result<Outcome> {
-    let name = job.path.display();
-    // Before anything is asked of the switch.
-    let output = Output::open(job.path, job.rotation).with_context(|| name.to_string())?;
     let reply = client.call(&Request::Capture(job.capture))?;
     if !matches!(reply, Response::Capture { .. }) {
         return Err(client.unexpected().into());
     }
-    let (stream, rest) = client.into_stream()?;
+    let (mut stream, rest) = client.into_stream()?;
+    // Not before: a capture that is refused leaves the file as it was.
+    let output = Output::open(job.path, job.rotation).map_err(|error| {
+        let name = job.path.display().to_string();
+        give_up(&mut stream, &format!("{name}: {error}"));
+        anyhow::Error::new(error).context(name)
+    })?;
     let closed = Arc::new(AtomicBool::new(false));
     let ender = Ender {
         stream: stream.try_clone()?,
@@ -88,7 +91,7 @@ pub fn run(mut client: Client, job: Job<'_>) -> anyhow::Result<Outcome> {
         Err(Fault::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Outcome::Closed),
         Err(Fault::Write(error)) => {
             let place = reading.output.name();
-            reading.give_up(&format!("{place}: {error}"));
+            give_up(&mut reading.stream, &format!("{place}: {error}"));
             let is_full = error.kind() == io::ErrorKind::StorageFull;
             let text = if is_full {
                 "the disk is full; what was captured before is whole"
@@ -179,13 +182,13 @@ impl Reading {
         }
         Ok(())
     }
+}
 
-    /// Tells the switch why it ends, and waits for nothing more.
-    fn give_up(&mut self, why: &str) {
-        // If the switch has gone, it need not know.
-        let _ = writeln!(self.stream, "{why}");
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
+/// Tells the switch why it ends, and waits for nothing more.
+fn give_up(stream: &mut UnixStream, why: &str) {
+    // If the switch has gone, it need not know.
+    let _ = writeln!(stream, "{why}");
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Waits for what ends a capture.
