@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
     /// 1: namespaces over veth. 2: TAPs the switch owns. 3: TAP to TAP, held
     /// as QEMU holds them. 4: virtqueues of dpdk-testpmd. 5: two QEMU
-    /// guests.
+    /// guests. 6: the decision alone, in memory.
     #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5,6")]
     pub(crate) rig: Vec<Rig>,
 
