@@ -28,7 +28,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::TopArgs;
 use crate::config::Invoker;
-use look::{Looker, look};
+use look::{Looker, Seen, look};
 use model::{Glyphs, Key, Model, Wish};
 
 /// The longest time between two looks at the keyboard and the signals.
@@ -49,13 +49,14 @@ pub fn run(args: &TopArgs, invoker: &Invoker) -> anyhow::Result<ExitCode> {
         return plain::once(args, invoker);
     }
     // Before the screen is taken: a switch that is not there is told in words.
-    let first = look(&args.target, invoker, 0)?;
+    let first = look(&args.target, invoker, Seen::default())?;
+    let seen = Seen::of(&first);
     let ended = ended_by_signal().context("no signal handler")?;
     // From here on a panic gives the terminal back before it is told.
     let mut terminal = ratatui::try_init().context("the terminal cannot be used; try --once")?;
     let mut model = Model::new(args.interval, glyphs());
     model.take(first);
-    let looker = Looker::start(args.target.clone(), invoker.clone(), args.interval, model.last_event());
+    let looker = Looker::start(args.target.clone(), invoker.clone(), args.interval, seen);
     let outcome = watch(&mut terminal, &mut model, &looker, &ended);
     ratatui::restore();
     outcome.map(|()| ExitCode::SUCCESS)

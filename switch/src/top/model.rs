@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::look::{Heard, Look};
+use super::look::{Heard, Look, Seen};
 use crate::control::{FdbLine, PortLine, PortStats};
 use crate::events::{Event, line};
 use crate::live::{PortRates, Rates};
@@ -138,11 +138,6 @@ impl Model {
         }
     }
 
-    /// The number of the last event that was seen.
-    pub fn last_event(&self) -> u64 {
-        self.look.as_ref().map_or(0, |look| look.events.next)
-    }
-
     /// Takes a look, or that there is none; true if there is something to draw.
     pub fn hear(&mut self, heard: Heard) -> bool {
         match heard {
@@ -155,7 +150,7 @@ impl Model {
     /// Takes a look. While the picture is held, events are kept all the same.
     pub fn take(&mut self, mut look: Look) {
         self.trouble = None;
-        let is_other = self.look.as_ref().is_some_and(|before| before.show.pid != look.show.pid);
+        let is_other = self.look.as_ref().is_some_and(|before| Seen::of(before).is_other_than(&look.show));
         if is_other {
             self.events.clear();
             self.history.clear();

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::thread::sleep;
 
-use super::look::{Look, look};
+use super::look::{Look, Seen, look};
 use crate::cli::TopArgs;
 use crate::config::Invoker;
 use crate::live::{Rates, short};
@@ -16,9 +16,9 @@ const EVENTS_LEN: usize = 10;
 
 /// Prints one look; two are taken, since a rate needs a before.
 pub(super) fn once(args: &TopArgs, invoker: &Invoker) -> anyhow::Result<ExitCode> {
-    let before = look(&args.target, invoker, 0)?;
+    let before = look(&args.target, invoker, Seen::default())?;
     sleep(args.interval);
-    let mut now = look(&args.target, invoker, before.events.next)?;
+    let mut now = look(&args.target, invoker, Seen::of(&before))?;
     now.events.events.splice(0..0, before.events.events);
     let rates = Rates::between(&before.stats, &now.stats).unwrap_or_default();
     let text = if args.target.json { json(&now, &rates) } else { text(&now, &rates) };
