@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use vswitch::bridge::{PortId, PortSettings, Settings};
+use vswitch::bridge::{PortId, PortSettings, Settings, Taken};
 use vswitch::engine::{Command, Engine, Handle, Tuning};
 use vswitch::port::memory::{MemoryHandle, Sample, memory};
 use vswitch::port::{Link, Offloads};
@@ -133,6 +133,25 @@ fn exchange(frames: u32) -> (Vec<usize>, Vec<Vec<usize>>) {
     rig.settle();
     let sent = rig.ports.iter().map(|port| port.take_sent().iter().map(number_of).collect()).collect();
     (ingress, sent)
+}
+
+/// Notes wait, so that there are not too many: a port's must not come when its
+/// number may be another's.
+#[test]
+fn notes_of_a_port_come_before_the_answer_that_it_is_gone() {
+    let rig = Rig::new(&[false, false]);
+    // The first is told at once, the others wait for their turn.
+    for station in 0..40 {
+        let mut bytes = vec![0xff; 60];
+        bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, station]);
+        rig.ports[1].inject(&bytes);
+        rig.settle();
+    }
+    let id = PortId::new(1);
+    drop(rig.handle.ask(|reply| Command::RemovePort { id, reply }).unwrap());
+    let told = std::iter::from_fn(|| rig.handle.note());
+    let learned = |taken: &Taken| matches!(taken, Taken::Note(note) if note.port == id);
+    assert_eq!(told.filter(learned).count(), 40, "every station that spoke");
 }
 
 #[test]

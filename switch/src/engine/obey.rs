@@ -35,6 +35,10 @@ impl Engine {
                 let counters = Box::new(self.bridge.counters().port(id).clone());
                 self.bridge.remove_port(id);
                 self.show_change(Change::PortRemoved { id, counters });
+                // Before the answer, after which the number may be another's.
+                if !self.bridge.notes_mut().is_empty() {
+                    self.tell(now);
+                }
                 let _ = reply.send(port);
             }
             Command::SetPort { id, settings } => {

@@ -321,10 +321,16 @@ impl Supervisor {
     /// Closes a port; says what was left behind, if anything.
     fn remove_port(&mut self, name: &str) -> Result<Option<String>, ApplyError> {
         let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(None) };
+        let id = self.ports[position].id;
+        drop(self.engine.ask(|reply| Command::RemovePort { id, reply })?);
+        // The number may be another port's next: what was said of this one is
+        // taken while it still means this one.
+        self.take_notes();
         let held = self.ports.remove(position);
-        drop(self.engine.ask(|reply| Command::RemovePort { id: held.id, reply })?);
         self.happened(Happening::PortRemoved { port: name.to_owned() });
-        Ok(held.device.and_then(|device| close(&held.name, device)))
+        let left = held.device.and_then(|device| close(&held.name, device));
+        self.take_reports()?;
+        Ok(left)
     }
 
     fn set_port(&mut self, name: &str, flags: PortSettings, mtu: Option<u32>) -> Result<(), ApplyError> {
