@@ -118,11 +118,14 @@ impl Supervisor {
             NoteKind::TableFull => Happening::TableFull { port, mac, vid },
             NoteKind::Moved => {
                 if let Some(moves) = self.flaps.moved(note.at, note.vid, mac) {
-                    tracing::warn!(
-                        "{mac} moves between {from} and {port}: two guests share a MAC; set mac= on each"
-                    );
-                    let (from, port) = (from.clone(), port.clone());
-                    self.journal.record(at, Happening::MacFlapping { mac, vid, from, port, moves });
+                    let what =
+                        Happening::MacFlapping { mac, vid, from: from.clone(), port: port.clone(), moves };
+                    // The journal's bound is the log's too.
+                    if self.journal.record(at, what).is_some() {
+                        tracing::warn!(
+                            "{mac} moves between {from} and {port}: two guests share a MAC; set mac= on each"
+                        );
+                    }
                 }
                 Happening::MacMoved { mac, vid, from, port }
             }
