@@ -102,6 +102,7 @@ fn what_is_read_is_what_stats_say_and_the_sums_hold() -> Result<()> {
         })
     };
     wait_until("both ports", SOON, up)?;
+    let first = samples(&rig.open_metrics()?)?;
     for _ in 0..100 {
         connects((&mut a, &rig.path("a")), &mut b, &frame(UNKNOWN, 0x0a, 60))?;
     }
@@ -135,6 +136,7 @@ fn what_is_read_is_what_stats_say_and_the_sums_hold() -> Result<()> {
     let started = told("process_start_time_seconds")?;
     let age = std::fs::metadata(rig.switch.control())?.created()?.duration_since(std::time::UNIX_EPOCH)?;
     ensure!((started - age.as_secs_f64()).abs() < 5.0, "{started}");
+    ensure!(first.get("process_start_time_seconds") == Some(&started), "a start does not move: {first:?}");
     ensure!(rig.switch.stop()?.status.success());
     Ok(())
 }

@@ -19,6 +19,7 @@ mod trace;
 pub use reload::Source;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::bridge::{EntryKind, FdbError, PORTS_MAX, PortId, PortSettings, Settings};
 use crate::capture::Captures;
@@ -112,6 +113,8 @@ pub struct Supervisor {
     source: Option<Source>,
     journal: Journal,
     flaps: Flaps,
+    /// When the switch started, since 1970, by the wall's clock of then.
+    started: Duration,
     /// How many retries there were.
     retries: u32,
     stopping: bool,
@@ -131,6 +134,7 @@ impl Supervisor {
         registry: mio::Registry,
     ) -> Supervisor {
         let (config, ports) = (config.empty(), Vec::new());
+        let (uptime, wall) = engine.now();
         Supervisor {
             config,
             run_id,
@@ -142,6 +146,7 @@ impl Supervisor {
             source: None,
             journal: Journal::default(),
             flaps: Flaps::default(),
+            started: wall.saturating_sub(Duration::from_nanos(uptime.as_nanos())),
             retries: 0,
             stopping: false,
         }

@@ -42,14 +42,13 @@ impl Supervisor {
             let macs = snapshot.ports.iter().find(|port| port.id == held.id).map_or(0, |port| port.macs);
             PortReading { name: held.name.clone(), up: held.link.up, mtu: held.link.mtu, macs }
         };
-        let (uptime, wall) = self.engine.now();
         Some(Reading {
             stats: self.stats_of(&snapshot),
             ports: self.ports.iter().map(port).collect(),
             fdb_len: snapshot.fdb_len,
             fdb_size: self.config.settings.fdb_size,
             turns: snapshot.turns,
-            started: wall.saturating_sub(Duration::from_nanos(uptime.as_nanos())).as_secs_f64(),
+            started: self.started.as_secs_f64(),
             clients: u32::try_from(clients).unwrap_or(u32::MAX),
             events: self.journal.last(),
         })
