@@ -20,7 +20,8 @@ use crate::port::{Finisher, Offloads, gather};
 /// Bytes of a frame that are kept unless told otherwise: all of any frame.
 pub const SNAPLEN_MAX: u32 = 262_144;
 
-/// A filter may look so far into a frame, whatever is kept of it.
+/// A filter may look so far into a frame, whatever is kept of it, and no further:
+/// what it accepts must not depend on how much another capture keeps.
 const FILTER_BYTES: u32 = 2048;
 
 /// Sums are written into the stream this often, in nanoseconds.
@@ -544,7 +545,7 @@ impl Shot<'_> {
     fn is_accepted(&mut self, filter: Option<&Program>) -> bool {
         let Some(filter) = filter else { return true };
         let (turn, seen) = (self.turn, self.seen);
-        *self.accepted.get_or_insert_with(|| filter.accepts(turn.bytes(seen), seen.len))
+        *self.accepted.get_or_insert_with(|| filter.accepts(cut(turn.bytes(seen), FILTER_BYTES), seen.len))
     }
 }
 
