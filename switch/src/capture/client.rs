@@ -8,12 +8,15 @@
 
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream as StdStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 use super::session::{Labels, Session, Spec};
+
+/// A reader whose capture has ended may take nothing of the rest for this long.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest reason that a reader gives.
 const REASON_MAX: usize = 500;
@@ -104,12 +107,20 @@ impl Client {
     }
 
     /// Gives the reader what it takes; false if it is gone.
-    pub fn write(&mut self) -> bool {
+    pub fn write(&mut self, now: Instant) -> bool {
         let Some(stream) = self.stream.as_mut() else { return true };
         if self.is_blocked || self.session.sink.is_empty() {
             return true;
         }
-        match self.session.sink.write_to(stream) {
+        let waiting = self.session.sink.len();
+        let written = self.session.sink.write_to(stream);
+        // Who takes some of the rest, however slowly, gets all of it.
+        if self.session.sink.len() < waiting
+            && let Stage::Over(end) = &mut self.stage
+        {
+            *end = now + PATIENCE;
+        }
+        match written {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_blocked = true;
@@ -148,11 +159,75 @@ impl Client {
         text.lines().next().unwrap_or_default().escape_debug().to_string()
     }
 
-    /// Whether its reader, if there is one, has all.
+    /// Why it is over now.
+    pub fn why(&self, now: Instant) -> String {
+        let reason = self.reason();
+        match self.stage {
+            _ if !reason.is_empty() => reason,
+            Stage::Over(_) if self.session.sink.is_empty() => self.session.why().to_owned(),
+            Stage::Over(end) if now >= end => {
+                format!("the reader took nothing for {} s", PATIENCE.as_secs())
+            }
+            Stage::Over(_) | Stage::Waiting | Stage::Running | Stage::Ending => "reader gone".to_owned(),
+        }
+    }
+
+    /// Whether its reader, if there is one, has all, or is waited for no longer.
     pub fn is_done(&self, now: Instant) -> bool {
         match self.stage {
             Stage::Over(end) => now >= end || (self.session.sink.is_empty() && self.stream.is_some()),
             Stage::Waiting | Stage::Running | Stage::Ending => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use mio::Poll;
+
+    use super::super::session::SNAPLEN_MAX;
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a point to count from")]
+    fn a_reader_that_is_slow_gets_all_and_one_that_has_stopped_is_given_up() {
+        let poll = Poll::new().unwrap();
+        let (mut reader, theirs) = StdStream::pair().unwrap();
+        let start = Instant::now();
+        let after = |secs| start + Duration::from_secs(secs);
+        let spec = Spec {
+            switch: String::new(),
+            config: String::new(),
+            ports: None,
+            kinds: [true; 4],
+            filter: None,
+            filter_text: String::new(),
+            snaplen: SNAPLEN_MAX,
+            count: None,
+            segment: false,
+        };
+        let mut client = Client::new(1, spec, Labels::new(), 0, start);
+        client.connect(theirs, poll.registry(), Token(1)).unwrap();
+        client.session.sink.append(|out| out.resize(4 << 20, 7));
+        client.stage = Stage::Over(start + PATIENCE);
+        assert!(client.write(start), "as much as the socket takes");
+        let mut chunk = vec![0; 64 << 10];
+        let mut now = 0;
+        // 64 KiB in 9 s each.
+        while client.session.sink.len() > 1 << 20 {
+            now += 9;
+            let len = reader.read(&mut chunk).unwrap();
+            assert!(len > 0 && !client.is_done(after(now)), "after {now} s");
+            client.unblock();
+            assert!(client.write(after(now)));
+        }
+        assert!(now > 60, "{now} s are no test");
+        // From here on it takes nothing.
+        client.unblock();
+        assert!(client.write(after(now + 9)) && !client.is_done(after(now + 9)));
+        assert!(client.is_done(after(now + 19)));
+        assert_eq!(client.why(after(now + 19)), "the reader took nothing for 10 s");
     }
 }

@@ -103,7 +103,9 @@ pub fn run(mut client: Client, job: Job<'_>) -> anyhow::Result<Outcome> {
         Err(Fault::Read(error)) => return Err(error),
     }
     let summary = reading.summary.take();
-    summary.map(Outcome::Whole).context("the switch has ended, and left the capture without its sums")
+    summary.map(Outcome::Whole).context(
+        "the capture ends without its sums: the switch has ended, or gave up a reader that took nothing for 10 s",
+    )
 }
 
 /// Says how it ended, for people.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::{Events, Poll, Token, Waker};
 
-use super::client::{Client, Heard, Stage};
+use super::client::{Client, Heard, PATIENCE, Stage};
 use super::session::{Label, Labels, Spec};
 use crate::bridge::{PortId, Time};
 use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told};
@@ -29,10 +29,7 @@ use crate::engine::{Command, Ended, Orders};
 /// The most captures at a time.
 pub const CAPTURES_MAX: usize = 16;
 
-/// A reader has this long to take the rest, once its capture has ended.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The same when the switch ends.
+/// Readers have this long to take the rest when the switch ends.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// News that wait to be taken; more are not written down.
@@ -426,7 +423,7 @@ impl Writer {
         let (mut gone, mut news) = (Vec::new(), Vec::new());
         let now = now();
         for client in &mut self.clients {
-            if !client.write() || client.is_done(now) {
+            if !client.write(now) || client.is_done(now) {
                 gone.push(client.id);
             }
             if now >= client.next_news {
@@ -461,11 +458,7 @@ impl Writer {
         }
         self.held.fetch_sub(1, Ordering::SeqCst);
         if client.stage != Stage::Waiting {
-            let why = match (client.reason(), client.stage) {
-                (reason, _) if !reason.is_empty() => reason,
-                (_, Stage::Over(_)) => client.session.why().to_owned(),
-                (_, Stage::Waiting | Stage::Running | Stage::Ending) => "reader gone".to_owned(),
-            };
+            let why = client.why(now());
             let (written, missed) = (client.session.written(), client.session.missed());
             self.tell(News::Stopped { id, why, written, missed });
         }
