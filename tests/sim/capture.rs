@@ -5,12 +5,14 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use vswitch::bridge::{PortId, PortSet, PortSettings, Refusal};
 use vswitch::capture::Captures;
-use vswitch::capture::session::{Label, Labels, SNAPLEN_MAX, Spec};
+use vswitch::capture::bpf::{Insn, Program};
+use vswitch::capture::session::{Label, Labels, Names, SNAPLEN_MAX, Spec};
 use vswitch::capture::state::{PortSums, Summary, What};
 use vswitch::engine::Command;
 use vswitch::engine::observe::{Block, Change, Edge, Lost, Told, Want};
@@ -40,6 +42,11 @@ fn everything() -> Spec {
 fn labels(ports: usize) -> Labels {
     let label = |n: u8| (PortId::new(n), Label { name: format!("p{n}"), description: String::new() });
     (0..u8::try_from(ports).unwrap()).map(label).collect()
+}
+
+/// The choice of one port.
+fn only(name: &str) -> Option<Arc<Names>> {
+    Some(Arc::new([name.to_owned()].into()))
 }
 
 fn start(rig: &mut Rig) -> Captures {
@@ -92,11 +99,10 @@ fn each_frame_is_recorded_with_what_became_of_it() {
     let mut rig = Rig::new(&[false; 3]);
     let mut captures = start(&mut rig);
     let all = begin(&rig, &mut captures, everything());
-    let only = |n| Some([PortId::new(n)].into_iter().collect::<PortSet>());
     let one = begin(
         &rig,
         &mut captures,
-        Spec { ports: only(1), kinds: [false, false, true, false], ..everything() },
+        Spec { ports: only("p1"), kinds: [false, false, true, false], ..everything() },
     );
     let drops = begin(&rig, &mut captures, Spec { kinds: [false, true, false, true], ..everything() });
     let two = begin(&rig, &mut captures, Spec { count: Some(2), snaplen: 20, ..everything() });
@@ -319,6 +325,63 @@ fn what_changes_besides_frames_is_told_in_its_place() {
     assert_eq!(changes[4].what, What::PortRemoved { interface: 2 });
     let late = &capture.end().ports[2];
     assert_eq!((late.name.as_str(), late.sent.counted, late.sent.balance()), ("late", 1, true));
+    drop(rig);
+    captures.join();
+}
+
+#[test]
+fn a_chosen_port_is_known_by_its_name_and_not_by_its_number() {
+    let mut rig = Rig::new(&[false; 3]);
+    let mut captures = start(&mut rig);
+    let stream = begin(&rig, &mut captures, Spec { ports: only("p1"), ..everything() });
+    let speak = |rig: &Rig| {
+        rig.ports[0].inject(&frame(0xff, 1));
+        rig.settle();
+    };
+    let add = |rig: &mut Rig, captures: &mut Captures, number: u8, name: &str| {
+        captures.name(PortId::new(number), Label { name: name.to_owned(), description: String::new() });
+        rig.add(number, false);
+    };
+    let remove = |rig: &Rig, number| {
+        let id = PortId::new(number);
+        drop(rig.handle.ask(|reply| Command::RemovePort { id, reply }).unwrap());
+    };
+    speak(&rig);
+    // Its number goes to another, and its name to another number.
+    remove(&rig, 1);
+    add(&mut rig, &mut captures, 1, "other");
+    speak(&rig);
+    add(&mut rig, &mut captures, 3, "p1");
+    speak(&rig);
+    remove(&rig, 3);
+    speak(&rig);
+    let capture = end(&stream);
+    let ids: Vec<_> = capture.frames.iter().map(|frame| (frame.id, frame.interface.as_str())).collect();
+    assert_eq!(ids, [(0, "p1"), (2, "p1")]);
+    assert_eq!(capture.interfaces, ["p1", "p1"], "one for each that had the name");
+    assert_eq!(total(capture.end(), |p| p.sent), (2, 2));
+    drop(rig);
+    captures.join();
+}
+
+#[test]
+fn a_filter_sees_as_much_whatever_others_keep() {
+    let mut rig = Rig::new(&[false; 2]);
+    let mut captures = start(&mut rig);
+    let all = begin(&rig, &mut captures, everything());
+    // Accepts a frame if it has a byte there.
+    let has = |at| {
+        let insn = |code, k| Insn { code, jt: 0, jf: 0, k };
+        Some(Program::new(&[insn(0x30, at), insn(0x06, 1)]).unwrap())
+    };
+    let seen = begin(&rig, &mut captures, Spec { filter: has(2047), ..everything() });
+    let unseen = begin(&rig, &mut captures, Spec { filter: has(2048), ..everything() });
+    rig.ports[0].inject(&[frame(0xff, 1), vec![7; 4_000]].concat());
+    rig.settle();
+    assert_eq!(end(&all).frames[0].bytes.len(), 4_060);
+    let (seen, unseen) = (end(&seen), end(&unseen));
+    assert_eq!((seen.end().written, unseen.end().written), (2, 0));
+    assert_eq!(unseen.end().ports[0].forwarded.passed, 1);
     drop(rig);
     captures.join();
 }

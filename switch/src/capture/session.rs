@@ -4,7 +4,8 @@
 //! Deliberately absent: threads, sockets and clocks. Whoever has the blocks gives
 //! them to [`Session::block`], and takes the bytes out of its [`Sink`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::bpf::Program;
 use super::pcapng::{self, FrameRecord, Totals, Way};
@@ -50,8 +51,8 @@ pub struct Spec {
     pub switch: String,
     /// Its configuration, as vswitch.toml.
     pub config: String,
-    /// Frames of these ports; `None`: of all, also those that come later.
-    pub ports: Option<PortSet>,
+    /// Frames of the ports with these names, whenever there are such; `None`: of all.
+    pub ports: Option<Arc<Names>>,
     /// Records of these kinds.
     pub kinds: Kinds,
     /// Of those, what it accepts.
@@ -67,11 +68,18 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// What the data thread has to tell for it.
-    pub fn want(&self) -> Want {
+    /// What the data thread has to tell for it while the ports are those of
+    /// `labels`.
+    pub fn want(&self, labels: &Labels) -> Want {
         let filtered = if self.filter.is_some() { FILTER_BYTES } else { 0 };
         let snaplen = if self.segment { SNAPLEN_MAX } else { self.snaplen.max(filtered) };
-        Want { ports: self.ports.unwrap_or(PortSet::ALL), snaplen }
+        let ports = match &self.ports {
+            None => PortSet::ALL,
+            Some(names) => {
+                labels.iter().filter(|(_, label)| names.contains(&label.name)).map(|(id, _)| *id).collect()
+            }
+        };
+        Want { ports, snaplen }
     }
 }
 
@@ -83,6 +91,9 @@ pub struct Label {
     /// Kind and target.
     pub description: String,
 }
+
+/// Names of ports: their numbers are given again when they are gone.
+pub type Names = BTreeSet<String>;
 
 /// Ports by number.
 pub type Labels = BTreeMap<PortId, Label>;
@@ -198,7 +209,7 @@ impl Session {
         // What was said may have been of another port of that number.
         (self.comment.of, self.copy_comment) = (None, None);
         self.names.insert(id, name.clone());
-        if self.spec.ports.is_some_and(|ports| !ports.contains(id)) {
+        if self.spec.ports.as_ref().is_some_and(|names| !names.contains(&name)) {
             return None;
         }
         let number = u32::try_from(self.interfaces.len()).ok()?;

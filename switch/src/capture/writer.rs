@@ -12,8 +12,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::{Events, Poll, Token, Waker};
 
 use super::client::{Client, Heard, PATIENCE, Stage};
-use super::session::{Label, Labels, Spec};
+use super::session::{Label, Labels, Names, Spec};
 use crate::bridge::{PortId, Time};
 use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told};
 use crate::engine::{Command, Ended, Orders};
@@ -89,6 +89,8 @@ pub struct Captures {
     last_id: u64,
     /// Captures that the thread holds.
     held: Arc<AtomicUsize>,
+    /// Captures of chosen ports: their names, as long as the thread holds them.
+    chosen: Vec<(u64, Weak<Names>)>,
     news: Receiver<News>,
 }
 
@@ -127,7 +129,21 @@ impl Captures {
             clients: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || writer.run())?;
-        Ok(Captures { orders, waker, engine, thread: Some(thread), last_id: 0, held, news })
+        Ok(Captures {
+            orders,
+            waker,
+            engine,
+            thread: Some(thread),
+            last_id: 0,
+            held,
+            chosen: Vec::new(),
+            news,
+        })
+    }
+
+    /// Whether the thread is there; it ends before the switch only by a fault.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Whether another capture may begin.
@@ -142,7 +158,8 @@ impl Captures {
     /// [`Ended`] when the data thread is gone.
     pub fn begin(&mut self, spec: Spec, labels: Labels) -> Result<u64, Ended> {
         self.last_id += 1;
-        let (id, want) = (self.last_id, spec.want());
+        let (id, want) = (self.last_id, spec.want(&labels));
+        self.chosen.extend(spec.ports.as_ref().map(|names| (id, Arc::downgrade(names))));
         self.held.fetch_add(1, Ordering::SeqCst);
         self.order(Order::Begin { id, spec: Box::new(spec), labels });
         self.engine.send(Command::Observe { id, want: Some(want) })?;
@@ -154,8 +171,16 @@ impl Captures {
         self.order(Order::Reader { id, stream });
     }
 
-    /// Says what the port is called that the engine is about to get.
-    pub fn name(&self, id: PortId, label: Label) {
+    /// Says what the port is called that the engine is about to get. A capture of
+    /// chosen ports gets its frames if it was chosen by that name, and no others
+    /// of its number.
+    pub fn name(&mut self, id: PortId, label: Label) {
+        self.chosen.retain(|(_, names)| names.strong_count() > 0);
+        for (capture, names) in &self.chosen {
+            let is_wanted = names.upgrade().is_some_and(|names| names.contains(&label.name));
+            // If the data thread is gone, there is nothing to be told.
+            let _ = self.engine.send(Command::ObservePort { id: *capture, port: id, is_wanted });
+        }
         self.order(Order::Name { id, label });
     }
 

@@ -143,6 +143,16 @@ pub enum Command {
         /// What it wants; `None` ends it.
         want: Option<Want>,
     },
+    /// From now on a capture that is under way wants the frames of a port, or does
+    /// not: a port is about to be added under that number.
+    ObservePort {
+        /// The capture.
+        id: u64,
+        /// The port's number.
+        port: PortId,
+        /// Whether it wants them.
+        is_wanted: bool,
+    },
     /// Tells capture `id` some more of the FDB.
     ObserveFdb {
         /// The capture.

@@ -85,6 +85,11 @@ impl Engine {
                 let _ = reply.send(self.snapshot(now));
             }
             Command::Observe { id, want } => self.observe(now, id, want),
+            Command::ObservePort { id, port, is_wanted } => {
+                if let Some(observer) = self.observer.as_mut() {
+                    observer.set_port(id, port, is_wanted);
+                }
+            }
             Command::ObserveFdb { id, start } => self.show_fdb(now, id, start),
             Command::Stop => self.stopping = true,
         }

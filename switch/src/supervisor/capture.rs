@@ -4,8 +4,9 @@
 //! Deliberately absent: frames.
 
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use crate::bridge::{PortId, PortSet};
+use crate::bridge::PortId;
 use crate::capture::bpf::Program;
 use crate::capture::session::{Kinds, Label, Labels, SNAPLEN_MAX, Spec};
 use crate::capture::{CAPTURES_MAX, Captures, News};
@@ -44,14 +45,9 @@ impl Supervisor {
     /// What is wanted, or why it cannot be.
     fn spec(&self, wanted: Capture) -> Result<Spec, ErrorReply> {
         let Capture { ports, directions, filter, snaplen, count, segment } = wanted;
-        let mut set = PortSet::EMPTY;
         for name in &ports {
             if let Err(error) = self.config.known_port(name) {
                 return Err(refusal(error.message(), error.fix()));
-            }
-            let held = self.ports.iter().find(|held| held.name == *name);
-            if let Some(held) = held {
-                set.insert(held.id);
             }
         }
         let filter_text = filter.as_ref().map_or_else(String::new, |filter| filter.text.clone());
@@ -70,7 +66,7 @@ impl Supervisor {
         Ok(Spec {
             switch: self.config.name.clone(),
             config: self.config.to_toml(),
-            ports: (!ports.is_empty()).then_some(set),
+            ports: (!ports.is_empty()).then(|| Arc::new(ports.into_iter().collect())),
             kinds: kinds(&directions),
             filter,
             filter_text,
@@ -87,8 +83,8 @@ impl Supervisor {
     }
 
     /// Tells captures what the port is called that is about to be added.
-    pub(super) fn name_port(&self, id: PortId, port: &PortConfig) {
-        if let Some(captures) = &self.captures {
+    pub(super) fn name_port(&mut self, id: PortId, port: &PortConfig) {
+        if let Some(captures) = &mut self.captures {
             captures.name(id, label(port));
         }
     }

@@ -343,6 +343,21 @@ impl Observer {
     pub fn set_want(&mut self, id: u64, want: Option<Want>) {
         self.wants.retain(|(other, _)| *other != id);
         self.wants.extend(want.map(|want| (id, want)));
+        self.add_wants();
+    }
+
+    /// Capture `id`, if it is under way, wants the frames of `port`, or does not.
+    pub fn set_port(&mut self, id: u64, port: PortId, is_wanted: bool) {
+        let Some((_, want)) = self.wants.iter_mut().find(|(other, _)| *other == id) else { return };
+        if is_wanted {
+            want.ports.insert(port);
+        } else {
+            want.ports.remove(port);
+        }
+        self.add_wants();
+    }
+
+    fn add_wants(&mut self) {
         self.want = self.wants.iter().fold(Want::NOTHING, |all, (_, want)| all.and(*want));
     }
 
