@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use vswitch::bridge::{PortId, PortSet, PortSettings, Refusal};
+use vswitch::bridge::{EntryKind, PortId, PortSet, PortSettings, Refusal, Settings};
 use vswitch::capture::Captures;
 use vswitch::capture::bpf::{Insn, Program};
 use vswitch::capture::session::{Label, Labels, Names, SNAPLEN_MAX, Spec};
-use vswitch::capture::state::{PortSums, Summary, What};
-use vswitch::engine::Command;
+use vswitch::capture::state::{PortSums, State, Summary, What};
 use vswitch::engine::observe::{Block, Change, Edge, Lost, Told, Want};
+use vswitch::engine::{Command, Tuning};
+use vswitch::frame::{MacAddr, VlanId};
 use vswitch::offload::VnetHeader;
 use vswitch::port::memory::Sample;
 use vswitch_tests::capture::{Capture, FrameRead, Way};
@@ -255,6 +256,45 @@ fn add_lost(sums: &mut [Lost; 4], more: &[(PortId, Lost)]) {
         sum.sent += more.sent;
         sum.refused += more.refused;
     }
+}
+
+/// A table of more than one part is told one part after the other, as its reader
+/// takes them.
+#[test]
+fn a_large_fdb_is_told_in_parts_to_its_end() {
+    let mut rig = Rig::new(&[false]);
+    let mut captures = start(&mut rig);
+    let settings = Settings { fdb_size: 100_000, ..Settings::default() };
+    let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true };
+    rig.handle.ask(|reply| Command::Configure { settings, tuning, reply }).unwrap().unwrap();
+    let (vid, port, kind) = (VlanId::UNAWARE, PortId::new(0), EntryKind::Static);
+    for n in 1..=20_000 {
+        let mac = MacAddr::from_u64(0x0200_0000_0000 + n);
+        rig.handle.ask(|reply| Command::FdbAdd { vid, mac, port, kind, reply }).unwrap().unwrap();
+    }
+    let stream = begin(&rig, &mut captures, everything());
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 << 10]);
+    let is_last = |bytes: &[u8]| bytes.windows(12).any(|text| text == b"\"last\":true}");
+    loop {
+        let len = (&stream).read(&mut chunk).unwrap();
+        assert!(len > 0, "it ended before its last part");
+        let seen = bytes.len().saturating_sub(12);
+        bytes.extend_from_slice(&chunk[..len]);
+        if is_last(&bytes[seen..]) {
+            break;
+        }
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    (&stream).read_to_end(&mut bytes).unwrap();
+    let capture = Capture::parse(&bytes).unwrap();
+    assert!(!capture.start().fdb_complete);
+    let parts = capture.states.iter().filter_map(|state| match state {
+        State::Fdb(fdb) => Some(fdb.entries.len()),
+        State::Start(_) | State::Change(_) | State::End(_) => None,
+    });
+    assert_eq!(capture.start().fdb.len() + parts.sum::<usize>(), 20_000);
+    drop(rig);
+    captures.join();
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) struct Client {
     is_blocked: bool,
     /// The reader wants the end.
     pub is_asked: bool,
+    /// Where the FDB is to be read on, once there is room for more of it.
+    pub fdb_next: Option<u32>,
     /// Frames that were said to be missed.
     pub told_missed: u64,
     /// When more may be said.
@@ -78,6 +80,7 @@ impl Client {
             stream: None,
             is_blocked: false,
             is_asked: false,
+            fdb_next: None,
             told_missed: 0,
             next_news: now,
             said: Vec::new(),

@@ -337,7 +337,7 @@ impl Writer {
                     let client = self.running().find(|client| client.id == id);
                     if let Some(client) = client {
                         client.session.fdb(time, &entries, next.is_none());
-                        self.ask_fdb(id, next);
+                        client.fdb_next = next;
                     }
                 }
                 Err(TryRecvError::Empty) => return true,
@@ -377,11 +377,8 @@ impl Writer {
                 self.names.retain(|(number, ..)| *number > names_len);
                 client.session.start(mark, &self.labels);
                 client.stage = if client.is_asked { Stage::Ending } else { Stage::Running };
-                let (wants_fdb, wants_end) = (client.session.wants_fdb(), client.is_asked);
-                if wants_fdb {
-                    self.ask_fdb(mark.id, mark.fdb_next);
-                }
-                if wants_end {
+                client.fdb_next = mark.fdb_next.filter(|_| client.session.wants_fdb());
+                if client.is_asked {
                     self.forget(mark.id);
                 }
                 self.tell(News::Started { id: mark.id });
@@ -408,10 +405,15 @@ impl Writer {
         }
     }
 
-    fn ask_fdb(&self, id: u64, next: Option<u32>) {
-        if let Some(start) = next {
-            // If the data thread is gone, its end is told next.
-            let _ = self.engine.send(Command::ObserveFdb { id, start });
+    /// Asks for more of the FDB, for readers that have taken enough of what waits.
+    fn ask_fdb(&mut self) {
+        for client in self.clients.iter_mut().filter(|client| client.is_running()) {
+            if !client.session.sink.is_full()
+                && let Some(start) = client.fdb_next.take()
+            {
+                // If the data thread is gone, its end is told next.
+                let _ = self.engine.send(Command::ObserveFdb { id: client.id, start });
+            }
         }
     }
 
@@ -465,6 +467,7 @@ impl Writer {
         for id in gone {
             self.drop_client(id);
         }
+        self.ask_fdb();
     }
 
     fn tell(&self, news: News) {
