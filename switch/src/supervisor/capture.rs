@@ -23,6 +23,9 @@ impl Supervisor {
             Ok(spec) => spec,
             Err(refusal) => return Ok(Response::Error(refusal)),
         };
+        if self.captures.as_ref().is_some_and(|captures| !captures.is_alive()) {
+            self.captures = None;
+        }
         if self.captures.is_none()
             && let Some(observation) = self.engine.take_observation()
         {
@@ -33,7 +36,7 @@ impl Supervisor {
         }
         let labels = self.labels();
         let Some(captures) = self.captures.as_mut() else {
-            return Ok(Response::error("the capture thread could not be started", "start the switch again"));
+            return Ok(Response::error("there is no capture thread: see the log", "start the switch again"));
         };
         if !captures.has_room() {
             let error = format!("{CAPTURES_MAX} captures are under way already");
