@@ -293,8 +293,66 @@ fn a_large_fdb_is_told_in_parts_to_its_end() {
         State::Start(_) | State::Change(_) | State::End(_) => None,
     });
     assert_eq!(capture.start().fdb.len() + parts.sum::<usize>(), 20_000);
+    assert_eq!(capture.end().changes_missed, 0);
     drop(rig);
     captures.join();
+}
+
+/// What a port lost is said when it goes, and not of the next one of its number.
+#[test]
+fn what_a_port_lost_goes_with_it() {
+    let mut rig = Rig::new(&[false; 2]);
+    // It gets no block.
+    let observation = rig.handle.take_observation().unwrap();
+    let want = Want { ports: PortSet::ALL, snaplen: 64 };
+    rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
+    for _ in 0..3 {
+        rig.ports[0].inject(&frame(0xff, 1));
+    }
+    rig.settle();
+    let id = PortId::new(1);
+    drop(rig.handle.ask(|reply| Command::RemovePort { id, reply }).unwrap());
+    rig.handle.send(Command::Observe { id: 1, want: None }).unwrap();
+    rig.settle();
+    let told: Vec<Told> = observation.told.try_iter().collect();
+    let removed = told.iter().find_map(|told| match told {
+        Told::Change { change: Change::PortRemoved { id: gone, counters, lost }, .. } => {
+            Some((*gone, counters.tx, lost.sent))
+        }
+        Told::Change { .. } | Told::Block(_) | Told::Mark(_) | Told::Fdb { .. } => None,
+    });
+    assert_eq!(removed, Some((id, 3, 3)));
+    let Some(Told::Mark(end)) = told.last() else { panic!("{told:?}") };
+    let lost = Lost { forwarded: 3, ..Lost::default() };
+    assert_eq!((end.edge, end.lost.as_slice()), (Edge::End, [(PortId::new(0), lost)].as_slice()));
+}
+
+/// Marks have room whatever else is told, and say how many changes had none.
+#[test]
+fn changes_that_find_no_room_are_counted() {
+    let mut rig = Rig::new(&[false]);
+    let observation = rig.handle.take_observation().unwrap();
+    let want = Want { ports: PortSet::ALL, snaplen: 64 };
+    rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
+    let (id, settings) = (PortId::new(0), PortSettings::default());
+    for _ in 0..3_000 {
+        rig.handle.send(Command::SetPort { id, settings }).unwrap();
+    }
+    rig.handle.send(Command::Observe { id: 1, want: None }).unwrap();
+    rig.settle();
+    let (mut changes, mut marks) = (0, Vec::new());
+    for told in observation.told.try_iter() {
+        match told {
+            Told::Change { change: Change::PortSet { .. }, .. } => changes += 1,
+            Told::Mark(mark) => marks.push(mark),
+            Told::Change { .. } | Told::Block(_) | Told::Fdb { .. } => {}
+        }
+    }
+    let [start, end] = marks.try_into().expect("two marks");
+    assert_eq!((start.edge, start.untold, end.edge), (Edge::Start, 0, Edge::End));
+    // A sweep may have been among them.
+    assert!((3_000..3_010).contains(&(changes + end.untold)), "{changes} and {}", end.untold);
+    assert!(end.untold > 1_000 && changes > 500, "{changes} and {}", end.untold);
 }
 
 #[test]

@@ -121,6 +121,9 @@ pub fn summary_text(summary: &Summary) -> String {
                 &format!("\n{}: {lost} missed in the switch, {slow} because this reader was slow", port.name);
         }
     }
+    if summary.changes_missed > 0 {
+        text += &format!("\n{} changes of the switch missed: a replay will differ", summary.changes_missed);
+    }
     if summary.why == "stopped" {
         text += "\nthe switch has ended";
     }

@@ -125,6 +125,8 @@ pub struct Session {
     finisher: Option<Finisher>,
     segment: Vec<u8>,
     written: u64,
+    /// Changes that were not told, or not written for want of room.
+    changes_missed: u64,
     /// Why it ended; empty before.
     why: String,
     /// What waits to be taken.
@@ -155,6 +157,7 @@ impl Session {
             finisher,
             segment: Vec::new(),
             written: 0,
+            changes_missed: 0,
             why: String::new(),
             sink: Sink::default(),
         }
@@ -283,7 +286,8 @@ impl Session {
                     flags: *settings,
                 })
                 .map(What::PortAdded),
-            Change::PortRemoved { id, counters } => {
+            Change::PortRemoved { id, counters, lost } => {
+                self.lose(&[(*id, *lost)], 0);
                 let gone = self.by_port[id.index()].take();
                 if let Some(number) = gone {
                     self.interfaces[number as usize].close(&self.spec.kinds, counters);
@@ -308,13 +312,18 @@ impl Session {
             Change::Swept => Some(What::Swept),
         };
         if let Some(what) = what.filter(|_| self.is_complete()) {
-            self.say(&State::Change(state::Changed { time_ns: time.as_nanos(), what }));
+            // A reader that stops costs no memory. Its frames are missing too.
+            if self.sink.is_full() {
+                self.changes_missed += 1;
+            } else {
+                self.say(&State::Change(state::Changed { time_ns: time.as_nanos(), what }));
+            }
         }
     }
 
     /// Takes frames; false once it has all that it was to count.
     pub fn block(&mut self, block: &Block) -> bool {
-        self.lose(&block.lost);
+        self.lose(&block.lost, block.untold);
         for turn in block.turns() {
             if !self.turn(&turn) {
                 return false;
@@ -327,8 +336,9 @@ impl Session {
         true
     }
 
-    /// Notes frames that were not recorded.
-    pub fn lose(&mut self, lost: &[(PortId, Lost)]) {
+    /// Notes frames that were not recorded, and how many changes were not told.
+    pub fn lose(&mut self, lost: &[(PortId, Lost)], untold: u64) {
+        self.changes_missed += untold;
         for (id, Lost { forwarded, dropped, sent, refused }) in lost {
             let Some(number) = self.by_port[id.index()] else { continue };
             let interface = &mut self.interfaces[number as usize];
@@ -506,8 +516,13 @@ impl Session {
         });
         let ports = ports.collect();
         why.clone_into(&mut self.why);
-        let missed = self.missed();
-        self.say(&State::End(Summary { written: self.written, missed, why: why.to_owned(), ports }));
+        self.say(&State::End(Summary {
+            written: self.written,
+            missed: self.missed(),
+            changes_missed: self.changes_missed,
+            why: why.to_owned(),
+            ports,
+        }));
     }
 }
 

@@ -225,6 +225,10 @@ pub struct Summary {
     pub written: u64,
     /// Of those wanted, the ones that were not, whatever the reason.
     pub missed: u64,
+    /// Changes besides frames that are not in the file, because the capture thread
+    /// or the reader was too slow: a replay does not know of them.
+    #[serde(default)]
+    pub changes_missed: u64,
     /// Why it ended: `asked`, `count`, `stopped`.
     pub why: String,
     /// By interface.

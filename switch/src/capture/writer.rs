@@ -367,7 +367,7 @@ impl Writer {
 
     fn take_mark(&mut self, mark: &Mark) {
         for client in self.running() {
-            client.session.lose(&mark.lost);
+            client.session.lose(&mark.lost, mark.untold);
         }
         let Some(client) = self.clients.iter_mut().find(|client| client.id == mark.id) else { return };
         match (mark.edge, client.stage) {

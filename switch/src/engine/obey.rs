@@ -32,9 +32,9 @@ impl Engine {
                 self.ports[id.index()] = None;
                 self.update_fast(id);
                 self.count_fast();
-                let counters = Box::new(self.bridge.counters().port(id).clone());
+                let counters = self.bridge.counters().port(id).clone();
                 self.bridge.remove_port(id);
-                self.show_change(Change::PortRemoved { id, counters });
+                self.show_removed(id, counters);
                 // Before the answer, after which the number may be another's.
                 if !self.bridge.notes_mut().is_empty() {
                     self.tell(now);
@@ -120,7 +120,7 @@ impl Engine {
         self.ports[id.index()] = Some(Slot { port: None, link: ABSENT, losses: Losses::default() });
         self.put_device(id, port).inspect_err(|_| {
             self.bridge.remove_port(id);
-            self.show_change(Change::PortRemoved { id, counters: Box::new(PortCounters::ZERO) });
+            self.show_removed(id, PortCounters::ZERO);
             self.ports[id.index()] = None;
             self.update_fast(id);
         })

@@ -5,7 +5,7 @@
 
 use super::Engine;
 use super::observe::{Change, Edge, Mark, Told, Want};
-use crate::bridge::{FdbEntry, PortId, Time};
+use crate::bridge::{FdbEntry, PortCounters, PortId, Time};
 
 /// Places of the FDB read for a mark, and for each further part: the whole table
 /// of a switch that was not told otherwise, in half a millisecond.
@@ -16,7 +16,7 @@ impl Engine {
     pub(super) fn observe(&mut self, now: Time, id: u64, want: Option<Want>) {
         let Some(mut observer) = self.observer.take().or_else(|| self.resting.take()) else { return };
         let edge = if want.is_some() { Edge::Start } else { Edge::End };
-        let lost = observer.lost_so_far();
+        let (lost, untold) = observer.lost_so_far();
         observer.set_want(id, want);
         self.observer = Some(observer);
         // From here on the kernel forwards nothing by itself; what it has
@@ -38,6 +38,7 @@ impl Engine {
             fdb,
             fdb_next,
             lost,
+            untold,
         };
         if let Some(observer) = self.observer.as_mut() {
             observer.tell(Told::Mark(Box::new(mark)));
@@ -68,7 +69,16 @@ impl Engine {
     #[inline]
     pub(super) fn show_change(&mut self, change: Change) {
         if let Some(observer) = self.observer.as_mut() {
-            observer.tell(Told::Change { time: self.clock.now(), change });
+            observer.tell_change(self.clock.now(), change);
+        }
+    }
+
+    /// Tells who looks that a port is gone, which had counted so much.
+    pub(super) fn show_removed(&mut self, id: PortId, counters: PortCounters) {
+        if let Some(observer) = self.observer.as_mut() {
+            let lost = observer.lost_of(id);
+            let change = Change::PortRemoved { id, counters: Box::new(counters), lost };
+            observer.tell_change(self.clock.now(), change);
         }
     }
 

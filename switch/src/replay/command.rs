@@ -82,7 +82,8 @@ impl Form<'_> {
             let line = serde_json::to_string(totals).unwrap_or_default();
             return self.say(&line);
         }
-        let Totals { frames, judged, compared, different, cut, early, missed, partial } = *totals;
+        let Totals { frames, judged, compared, different, cut, early, missed, changes_missed, partial } =
+            *totals;
         let file = file.display();
         self.say(&match (compared, different) {
             (0, _) => format!("{file}: {judged} of {frames} frames judged, no verdicts to compare with"),
@@ -93,6 +94,7 @@ impl Form<'_> {
             (cut, "frames were cut too short to be judged"),
             (early, "frames came before the file had told the whole FDB, and were not compared"),
             (missed, "frames were missed by the capture: what they taught is not known"),
+            (changes_missed, "changes of the switch were missed by the capture, and not made here"),
         ] {
             if count > 0 {
                 self.say(&format!("{count} {what}"));

@@ -104,6 +104,8 @@ pub struct Totals {
     pub early: u64,
     /// Frames that the capture missed; what they taught is not known here.
     pub missed: u64,
+    /// Other changes that the capture missed, which are not known here either.
+    pub changes_missed: u64,
     /// Whether the capture was of some frames only.
     pub partial: bool,
 }
@@ -143,6 +145,7 @@ pub fn replay<R: Read>(
         }
     }
     totals.partial = stage.is_partial();
+    totals.changes_missed = stage.changes_missed();
     Ok(totals)
 }
 

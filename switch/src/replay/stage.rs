@@ -40,6 +40,8 @@ pub(super) struct Stage<'w> {
     early: bool,
     /// Whether frames were left out of the file.
     partial: bool,
+    /// Changes besides frames that the file lacks.
+    changes_missed: u64,
 }
 
 impl<'w> Stage<'w> {
@@ -56,6 +58,7 @@ impl<'w> Stage<'w> {
             ours: false,
             early: false,
             partial: false,
+            changes_missed: 0,
         }
     }
 
@@ -67,6 +70,11 @@ impl<'w> Stage<'w> {
     /// Whether what is decided now may lack entries that the switch had.
     pub fn is_early(&self) -> bool {
         self.early
+    }
+
+    /// Changes besides frames that the capture missed.
+    pub fn changes_missed(&self) -> u64 {
+        self.changes_missed
     }
 
     /// Whether the capture was of some frames only.
@@ -157,7 +165,7 @@ impl<'w> Stage<'w> {
                 self.now = Time::from_nanos(changed.time_ns);
                 self.change(changed.what);
             }
-            State::End(_) => {}
+            State::End(summary) => self.changes_missed = summary.changes_missed,
         }
         Ok(())
     }

@@ -90,6 +90,8 @@ pub struct Block {
     used: usize,
     /// What was not recorded since the block before.
     pub lost: Vec<(PortId, Lost)>,
+    /// Changes that were not told since the block before.
+    pub untold: u64,
 }
 
 /// One turn in a block.
@@ -153,6 +155,7 @@ impl Block {
             bytes: vec![0; BYTES],
             used: 0,
             lost: Vec::with_capacity(PORTS_MAX),
+            untold: 0,
         }
     }
 
@@ -163,6 +166,7 @@ impl Block {
         self.copies.clear();
         self.refusals.clear();
         self.lost.clear();
+        self.untold = 0;
         self.used = 0;
     }
 
@@ -201,6 +205,7 @@ impl Block {
             bytes: self.bytes[..self.used].to_vec(),
             used: self.used,
             lost: self.lost.clone(),
+            untold: self.untold,
         }
     }
 

@@ -38,8 +38,13 @@ use block::{COPIES_OF_BURST, REFUSALS_OF_BURST, Record};
 /// 13 ms, which is longer than the capture thread sleeps.
 pub const BLOCKS: usize = 32;
 
-/// Changes and marks that may be on their way, beside every block.
+/// Changes that may be on their way, beside every block; more are counted.
 const CHANGES: usize = 1024;
+
+/// Marks and parts of the FDB that may be on their way, beside all that. A capture
+/// without its mark would neither begin nor end: each has two, and one part that
+/// it waits for, and those that were over before their marks came are in between.
+const MARKS: usize = 128;
 
 /// A block leaves after this long, full or not.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -112,6 +117,8 @@ pub struct Mark {
     pub fdb_next: Option<u32>,
     /// What was not recorded since the last block.
     pub lost: Vec<(PortId, Lost)>,
+    /// Changes that were not told since the last block.
+    pub untold: u64,
 }
 
 /// The two ends of a capture.
@@ -139,6 +146,8 @@ pub enum Change {
         id: PortId,
         /// What it had counted.
         counters: Box<PortCounters>,
+        /// What of that was not recorded since the last block.
+        lost: Lost,
     },
     /// A port's settings are others.
     PortSet {
@@ -245,6 +254,8 @@ pub(super) struct Observer {
     since: Time,
     lost: Box<[Lost; PORTS_MAX]>,
     lost_ports: PortSet,
+    /// Changes that found no room.
+    untold: u64,
     next_id: u64,
     /// The turn at hand.
     stories: ArrayVec<Story, BURST>,
@@ -254,7 +265,7 @@ pub(super) struct Observer {
 
 /// Both ends.
 pub(super) fn seam() -> (Observer, Observation) {
-    let (told_in, told) = crossbeam_channel::bounded(BLOCKS + CHANGES);
+    let (told_in, told) = crossbeam_channel::bounded(BLOCKS + CHANGES + MARKS);
     let (empty, empty_out) = crossbeam_channel::bounded(BLOCKS);
     let sleeper = Arc::new(Sleeper::default());
     let observer = Observer {
@@ -268,6 +279,7 @@ pub(super) fn seam() -> (Observer, Observation) {
         since: Time::START,
         lost: Box::new([Lost::default(); PORTS_MAX]),
         lost_ports: PortSet::EMPTY,
+        untold: 0,
         next_id: 0,
         stories: ArrayVec::new(),
         copies: Vec::with_capacity(COPIES_OF_BURST),
@@ -464,27 +476,45 @@ impl Observer {
     fn flush(&mut self) {
         let Some(mut block) = self.filling.take() else { return };
         self.take_lost(&mut block.lost);
+        block.untold = std::mem::take(&mut self.untold);
         // There is room for every block there is. Without a reader, nobody
         // misses it.
         let _ = self.told.try_send(Told::Block(block));
         self.sleeper.wake();
     }
 
-    /// Tells of something else, behind the frames before it; false if there is
-    /// no room.
-    pub fn tell(&mut self, told: Told) -> bool {
+    /// Tells of a change, behind the frames before it. One that finds no room is
+    /// counted, which the next block or mark says.
+    pub fn tell_change(&mut self, time: Time, change: Change) {
         self.flush();
-        let room = self.told.len() < CHANGES;
-        let sent = room && self.told.try_send(told).is_ok();
+        if self.told.len() >= CHANGES || self.told.try_send(Told::Change { time, change }).is_err() {
+            self.untold += 1;
+        }
         self.sleeper.wake();
-        sent
     }
 
-    /// What was lost and has not been said yet, for a mark.
-    pub fn lost_so_far(&mut self) -> Vec<(PortId, Lost)> {
+    /// Tells what a capture waits for, behind all before it.
+    pub fn tell(&mut self, told: Told) {
+        self.flush();
+        // There is room; without a reader, nobody misses it.
+        let _ = self.told.try_send(told);
+        self.sleeper.wake();
+    }
+
+    /// What was lost and has not been said yet, and the changes that were not told,
+    /// for a mark.
+    pub fn lost_so_far(&mut self) -> (Vec<(PortId, Lost)>, u64) {
         self.flush();
         let mut lost = Vec::new();
         self.take_lost(&mut lost);
-        lost
+        (lost, std::mem::take(&mut self.untold))
+    }
+
+    /// What one port lost and has not been said yet: its number may be another's
+    /// when the next block is.
+    pub fn lost_of(&mut self, id: PortId) -> Lost {
+        self.flush();
+        self.lost_ports.remove(id);
+        std::mem::take(&mut self.lost[id.index()])
     }
 }
