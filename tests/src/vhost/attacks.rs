@@ -341,8 +341,9 @@ pub fn cuts() -> Vec<Attack> {
         guest.send(&frame(1, &[1; 400])).unwrap();
         // The rings go by other addresses than the buffers, and stay.
         guest.share(1 << 32).unwrap();
-        // Answered: the switch has done it.
-        guest.front_end.ask_u64(Request::GetQueueNum).unwrap();
+        // Answered: the switch has done it. No answer: it has seen enough already, in
+        // the buffers that lie outside now.
+        let _ = guest.front_end.ask_u64(Request::GetQueueNum);
         let _ = guest.send(&frame(1, &[1; 400]));
     });
     vec![cut, moved]
