@@ -66,8 +66,19 @@ impl Rig {
 
     /// A guest at stream port `number`, up.
     pub fn stream(&self, number: usize) -> Result<GuestSocket> {
-        let guest = GuestSocket::stream(&self.path(number))?;
-        self.wait_state(number, PortState::Up)?;
+        let mut guest = GuestSocket::stream(&self.path(number))?;
+        wait_until(&format!("p{number} to be up"), SOON, || {
+            // A process that is just being started holds what this one has closed
+            // for an instant, also a predecessor's end: whoever is turned away for
+            // that comes again, as QEMU does.
+            if guest.is_hung_up()
+                && let Ok(again) = GuestSocket::stream(&self.path(number))
+            {
+                guest = again;
+            }
+            self.port(number).is_ok_and(|port| port.state == PortState::Up) && !guest.is_hung_up()
+        })
+        .with_context(|| self.switch().stderr())?;
         Ok(guest)
     }
 

@@ -244,7 +244,8 @@ fn peers_come_and_go_without_a_trace() -> Result<()> {
     for round in 0..30u32 {
         let mut zero = rig.stream(0)?;
         if round % 3 == 0 {
-            zero.send_raw(&[0; 4])?;
+            // The port may still be its predecessor's, and this one be turned away.
+            let _ = zero.send_raw(&[0; 4]);
         }
         let mut one = rig.dgram(1)?;
         wait_until("a place at the port", SOON, || one.send(&frame(UNKNOWN, 2, 60), &rig.path(1)).is_ok())?;

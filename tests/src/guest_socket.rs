@@ -99,6 +99,13 @@ impl GuestSocket {
         poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
+    /// Whether the switch has hung up.
+    pub fn is_hung_up(&self) -> bool {
+        let GuestSocket::Stream(socket) = self else { return false };
+        let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
     /// Sends bytes that need not be frames.
     ///
     /// # Errors
