@@ -31,6 +31,8 @@ impl Rig {
         let ports = ["a", "b"].map(|name| format!("stream:{}/{name}.sock", user.home().display()));
         let args = ["--metrics", "127.0.0.1:0", "--port", &ports[0], "--port", &ports[1]];
         let switch = Switch::start_as(&user, &args)?;
+        // It is ready by its other stream.
+        switch.wait_stderr("/metrics\n", SOON)?;
         let stderr = switch.stderr();
         let line = stderr.lines().find_map(|line| line.strip_prefix("metrics: http://"));
         let address = line.and_then(|line| line.strip_suffix("/metrics")).context(stderr.clone())?.parse()?;

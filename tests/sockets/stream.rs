@@ -97,7 +97,7 @@ fn a_port_has_one_peer_and_takes_the_next_when_it_goes() -> Result<()> {
         let mut second = GuestSocket::stream(&a)?;
         second.wait_hung_up()?;
     }
-    rig.switch().wait_stderr("p0: ", SOON)?;
+    rig.switch().wait_stderr("was turned away", SOON)?;
     let said = rig.switch().stderr();
     ensure!(said.matches("was turned away: a port has one peer").count() == 1, "said once:\n{said}");
     connects((&mut one, &b), &mut zero, &frame(1, 2, 60))?;
