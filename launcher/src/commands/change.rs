@@ -16,7 +16,7 @@ use vlab::qmp::Qmp;
 use vlab::runner::Machine;
 use vlab::state::{GuestRecord, NicRecord, State, Store};
 use vlab::up::bring_up;
-use vswitch::port::Kind;
+use vswitch::port::{Kind, PortSpec};
 
 use super::live;
 use super::target::Target;
@@ -164,14 +164,21 @@ fn carry_out(
         .partition(|step| step.guest().is_some());
     bring_up(&others, store, machine)?;
     let is_stream = |nic: &NicRecord| {
-        port(&nic.switch, &nic.port).is_some_and(|it| it.spec.starts_with(Kind::Stream.prefix()))
+        let spec = port(&nic.switch, &nic.port).and_then(|it| it.spec.parse::<PortSpec>().ok());
+        spec.is_some_and(|spec| spec.kind == Kind::Stream)
     };
     let bereft = |nic: &NicRecord| fresh(&nic.switch) && is_stream(nic);
     let living = store.state.guests.iter().filter(|guest| !anew.contains(&guest.name));
     for guest in living.filter(|guest| guest.nics.iter().any(bereft)) {
-        // One that has just ended is none to talk to.
-        if let Ok(mut qmp) = Qmp::connect(&guest.qmp, &guest.uuid) {
-            qmp.unblock_links().with_context(|| format!("guest {}", guest.name))?;
+        match Qmp::connect(&guest.qmp, &guest.uuid) {
+            Ok(mut qmp) => qmp.unblock_links().with_context(|| format!("guest {}", guest.name))?,
+            // QEMU serves one at a time; the rest of the lab need not wait for that.
+            Err(error) if guest.process.is_some_and(|process| process.alive()) => eprintln!(
+                "guest {0}: its monitor is taken ({error}), and it may be mute now: vlab monitor {0} stop, then cont",
+                guest.name
+            ),
+            // One that has just ended is none to talk to.
+            Err(_) => {}
         }
     }
     for (switch, name) in &changes.add_ports {
