@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use vswitch_tests::capture::Way;
 use vswitch_tests::capturing::{Capturing, check_sums, check_tshark};
-use vswitch_tests::qemu::{Turn, images};
+use vswitch_tests::qemu::Turn;
 use vswitch_tests::require;
 
 use crate::rig::{LIMIT, Lab};
@@ -14,32 +14,7 @@ use crate::rig::{LIMIT, Lab};
 fn a_capture_of_two_guests_under_load_adds_up_and_reads_well() -> Result<()> {
     require!(root, tun, "qemu-system-x86_64", "tshark");
     let _turn = Turn::take();
-    let (kernel, initrd) = images()?;
-    let lab = Lab::of(
-        "seen",
-        &format!(
-            r#"
-[networks.lan]
-subnet = "192.168.1.0/24"
-
-[defaults]
-kernel = "{}"
-initrd = "{}"
-cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}} role=iperf-server"
-memory = "256M"
-accel = "tcg"
-ready = "console:guest: ready"
-
-[guests.zero]
-nics = [{{ network = "lan", address = "192.168.1.150" }}]
-
-[guests.one]
-nics = [{{ network = "lan", address = "192.168.1.151" }}]
-"#,
-            kernel.display(),
-            initrd.display()
-        ),
-    )?;
+    let lab = Lab::told("seen", "role=iperf-server")?;
     lab.vlab("up")?;
     let mut zero = lab.console("zero")?;
     let mut command = lab.command("vswitch")?;

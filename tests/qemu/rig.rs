@@ -30,6 +30,11 @@ pub(crate) struct Lab {
 impl Lab {
     /// Two of the small test guests.
     pub(crate) fn new(tag: &str) -> Result<Lab> {
+        Lab::told(tag, "")
+    }
+
+    /// The same two with `words` for them on their kernel command lines.
+    pub(crate) fn told(tag: &str, words: &str) -> Result<Lab> {
         let (kernel, initrd) = images()?;
         let text = format!(
             r#"
@@ -39,7 +44,7 @@ subnet = "192.168.1.0/24"
 [defaults]
 kernel = "{}"
 initrd = "{}"
-cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}}"
+cmdline = "console=ttyS0 quiet no_timer_check hostname={{name}} ip={{lan.address}} labmac={{lan.mac}} {words}"
 memory = "256M"
 accel = "tcg"
 ready = "console:guest: ready"
