@@ -223,9 +223,6 @@ fn reboot(console: &mut Console, other: &mut Console) -> Result<()> {
     console.wait("guest: ready ", LIMIT + LIMIT)?;
     console.send("\n")?;
     console.log_in()?;
-    // An e1000 takes a second or two to find its link.
-    let first = format!("tries=30; until ping -c 1 -W 1 {FIRST} || [ $((tries -= 1)) = 0 ]; do :; done");
-    console.run(&first, LIMIT)?;
     ping(console, FIRST)?;
     ping(other, SECOND)
 }
