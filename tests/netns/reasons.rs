@@ -269,9 +269,13 @@ impl Rig {
     fn while_stopped(&mut self, work: impl FnOnce(&mut Rig) -> Result<()>) -> Result<()> {
         let pid = i32::try_from(self.switch.pid()).ok().and_then(Pid::from_raw).context("no pid")?;
         kill_process(pid, Signal::STOP)?;
-        let status = format!("/proc/{}/status", self.switch.pid());
-        let stopped =
-            || std::fs::read_to_string(&status).is_ok_and(|text| text.contains("State:\tT (stopped)"));
+        // Each thread by itself: the signal stops them one after the other.
+        let threads = format!("/proc/{}/task", self.switch.pid());
+        let is_stopped = |thread: std::fs::DirEntry| {
+            std::fs::read_to_string(thread.path().join("status"))
+                .is_ok_and(|text| text.contains("State:\tT (stopped)"))
+        };
+        let stopped = || std::fs::read_dir(&threads).is_ok_and(|threads| threads.flatten().all(is_stopped));
         let outcome = wait_until("the switch to stand still", SOON, stopped).and_then(|()| work(self));
         kill_process(pid, Signal::CONT)?;
         outcome
