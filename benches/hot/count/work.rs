@@ -36,6 +36,10 @@ pub const WORK: &[Work] = &[
     work("bridge: known unicast, 2 ports, 10 stations", || unicast(2, 10)),
     work("bridge: known unicast, 16 ports, 10,000 stations", || unicast(16, 10_000)),
     work("bridge: known unicast, 256 ports, 1,000,000 stations", || unicast(256, 1_000_000)),
+    work("bridge: known unicast, one conversation a burst", || {
+        Rig::with_stations(2, 10, meter).conversations(FRAMES);
+        Ok(FRAMES)
+    }),
     work("bridge: broadcast to 15 ports", || {
         let mut rig = Rig::with_stations(16, 16, meter);
         rig.broadcasts(FRAMES);

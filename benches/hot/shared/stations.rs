@@ -131,6 +131,20 @@ impl Rig {
         spent
     }
 
+    /// The same, in bursts of one conversation each, as guests have them.
+    pub fn conversations(&mut self, frames: u64) -> Duration {
+        let ports = self.stations.len();
+        let mut spent = Duration::ZERO;
+        for _ in 0..frames.div_ceil(BURST as u64) {
+            let ingress = self.random.below(ports);
+            let egress = (ingress + 1 + self.random.below(ports - 1)) % ports;
+            let src = self.stations[ingress][self.random.below(self.stations[ingress].len())];
+            let dst = self.stations[egress][self.random.below(self.stations[egress].len())];
+            spent += self.burst(ingress, |_, _| header(dst, src));
+        }
+        spent
+    }
+
     /// Time of at least `frames` broadcasts of stations that nobody knows.
     pub fn strangers(&mut self, frames: u64) -> Duration {
         let bursts = 0..frames.div_ceil(BURST as u64);

@@ -14,7 +14,7 @@ use super::ports::{Flood, Ports};
 use super::story::{Learning, LookUp};
 use super::witness::{Withheld, Witness};
 use super::{DropReason, PortId, PortSet, Settings, Time, Verdict, vlan};
-use crate::frame::{EtherHeader, Frame, VlanId};
+use crate::frame::{ETHER_HEADER_LEN, EtherHeader, Frame, Tag, VlanId};
 
 /// Last octet of the one reserved address that nothing opens: MAC control
 /// (PAUSE), which must not leave the link it was sent on.
@@ -52,6 +52,29 @@ pub(super) fn read(
     Ok(Addresses { src: key(vid, src), dst: key(vid, dst) })
 }
 
+/// Whether `frame` has the addresses of `before`, of which they are known to be
+/// good. Tagged frames are left to be read.
+#[inline(always)]
+pub(super) fn is_alike(before: &Frame<'_>, frame: &Frame<'_>) -> bool {
+    let header = |frame: &Frame<'_>| -> Option<(u64, u64, u16)> {
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] =
+            *frame.head().first_chunk::<ETHER_HEADER_LEN>()?;
+        let first = u64::from_ne_bytes([d0, d1, d2, d3, d4, d5, s0, s1]);
+        let last = u64::from_ne_bytes([d5, s0, s1, s2, s3, s4, s5, t0]);
+        Some((first, last, u16::from_be_bytes([t0, t1])))
+    };
+    let (Some(before), Some(this)) = (header(before), header(frame)) else { return false };
+    before == this && !Tag::is_tpid(this.2) && frame.fault().is_none()
+}
+
+/// A frame from a station that was known, to a station that was known, which
+/// went there: nothing was changed that the next like it could find changed.
+#[derive(Clone, Copy)]
+pub(super) struct Settled {
+    egress: PortId,
+    vid: VlanId,
+}
+
 /// One decision under way. Its steps are inlined into each other, so that it
 /// stays in registers: a step that were called would need it in memory, 15
 /// instructions a frame.
@@ -60,6 +83,9 @@ pub(super) struct Decision<'a, T, W> {
     pub ports: &'a Ports,
     pub table: T,
     pub witness: W,
+    /// What the same addresses came to, if all is as it was then; afterwards what
+    /// these came to.
+    pub settled: Option<Settled>,
     pub now: Time,
     pub ingress: PortId,
 }
@@ -68,12 +94,23 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
     /// The steps that earlier frames may have changed; ends with the verdict.
     #[inline(always)]
     pub fn decide(&mut self, read: &Read) -> Verdict {
-        let verdict = match read {
-            Ok(addresses) => self.judge(*addresses),
-            Err(reason) => Verdict::Drop(*reason),
+        let verdict = match (read, self.settled) {
+            (Ok(addresses), Some(settled)) => self.repeat(*addresses, settled),
+            (Ok(addresses), None) => self.judge(*addresses),
+            (Err(reason), _) => Verdict::Drop(*reason),
         };
         self.witness.decided(&verdict);
         verdict
+    }
+
+    /// What `judge` would do, where nothing is left to find out.
+    #[inline(always)]
+    fn repeat(&mut self, Addresses { src, .. }: Addresses, Settled { egress, vid }: Settled) -> Verdict {
+        self.witness.admitted(vid);
+        self.witness.learned(src, Learning::Told(Learned::Known));
+        self.witness.looked_up(LookUp::Known(egress));
+        self.witness.chose(egress);
+        Verdict::Forward { to: PortSet::one(egress), copies: 1, vid }
     }
 
     #[inline(always)]
@@ -90,7 +127,7 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
                 return Verdict::Drop(DropReason::Locked);
             }
         }
-        self.learn(src);
+        let known = self.learn(src);
         let (found, kind) = if dst.mac().is_group() {
             if let Some(last) = dst.mac().reserved()
                 && (!is_open || last == RESERVED_PAUSE)
@@ -110,7 +147,7 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
             match self.table.look_up(dst, self.now.as_millis()) {
                 Some(egress) => {
                     self.witness.looked_up(LookUp::Known(egress));
-                    return self.unicast(egress, vid);
+                    return self.unicast(egress, vid, known);
                 }
                 None => (LookUp::Unknown, Flood::Unicast),
             }
@@ -119,24 +156,28 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
         self.flood(kind, vid)
     }
 
+    /// Whether it was known, and nothing but its age has changed.
     #[inline(always)]
-    fn learn(&mut self, src: Key) {
+    fn learn(&mut self, src: Key) -> bool {
         let settings = self.ports.settings(self.ingress);
         if !settings.learning || self.table.is_hub() {
             let why = if settings.learning { Learning::Hub } else { Learning::Off };
             self.witness.learned(src, why);
-            return self.tell_spoofed(src);
+            self.tell_spoofed(src);
+            return false;
         }
         let limit = settings.max_macs.unwrap_or(u32::MAX);
         let learned = self.table.learn(src, self.ingress, limit, self.now.as_millis());
         // By itself, so that nothing more is asked of the frames that are the rule.
         if learned == Learned::Known {
-            return self.witness.learned(src, Learning::Told(Learned::Known));
+            self.witness.learned(src, Learning::Told(Learned::Known));
+            return true;
         }
         self.witness.learned(src, Learning::Told(learned));
         if let Learned::Foreign(bound) = learned {
             self.witness.spoofed(bound);
         }
+        false
     }
 
     /// Tells of a source that the operator bound to another port.
@@ -148,7 +189,7 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
     }
 
     #[inline(always)]
-    fn unicast(&mut self, egress: PortId, vid: VlanId) -> Verdict {
+    fn unicast(&mut self, egress: PortId, vid: VlanId, known: bool) -> Verdict {
         if egress == self.ingress {
             return Verdict::Drop(DropReason::Filtered);
         }
@@ -158,6 +199,7 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
             return Verdict::Drop(DropReason::NoEgress);
         }
         self.witness.chose(egress);
+        self.settled = known.then_some(Settled { egress, vid });
         Verdict::Forward { to: PortSet::one(egress), copies: 1, vid }
     }
 

@@ -149,13 +149,17 @@ proptest! {
     #[test]
     fn a_burst_tells_what_single_frames_tell(
         bursts in prop::collection::vec(
-            (0..PORTS, prop::collection::vec((0..14u64, 0..14u64, 10..18usize), 1..=BURST)), 1..8,
+            (0..PORTS, prop::collection::vec((0..14u64, 0..14u64, 10..18usize, 1..6usize), 1..=BURST)), 1..8,
         ),
         fdb_size in 1..10u32,
     ) {
         let (mut single, mut burst) = (bridge(fdb_size), bridge(fdb_size));
         for (ingress, frames) in bursts {
-            let bytes: Vec<Vec<u8>> = frames.iter().map(|(dst, src, len)| bytes(*dst, *src, *len)).collect();
+            let bytes: Vec<Vec<u8>> = frames
+                .iter()
+                .flat_map(|(dst, src, len, times)| std::iter::repeat_n(bytes(*dst, *src, *len), *times))
+                .take(BURST)
+                .collect();
             let frames: Vec<Frame<'_>> =
                 bytes.iter().map(|bytes| Frame::new(bytes, &[], VnetHeader::PLAIN)).collect();
             let (mut verdicts, mut stories) = Default::default();

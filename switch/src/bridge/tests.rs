@@ -1,7 +1,7 @@
 //! Bursts beside single frames, and what the frame's own bytes decide.
 
 use super::*;
-use crate::frame::{MacAddr, VlanId};
+use crate::frame::{MacAddr, TPID_C, VlanId};
 use crate::offload::VnetHeader;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -121,11 +121,12 @@ fn entries_that_cannot_be_are_refused_with_the_way_out() {
 
 proptest! {
     /// Also with a table so small that the frames of one burst push each
-    /// other's entries out, and with faults and moves in between.
+    /// other's entries out, with faults and moves in between, and with frames
+    /// that come again, a byte shorter each time, some of them tagged.
     #[test]
     fn a_burst_is_that_many_single_frames(
         bursts in prop::collection::vec(
-            (0..4u8, 0..3000u64, prop::collection::vec((0..12u64, 0..12u64, 10..16usize), 0..=BURST)),
+            (0..4u8, 0..3000u64, prop::collection::vec((0..12u64, 0..12u64, 10..24usize, 0..8usize), 0..=BURST)),
             1..12,
         ),
         fdb_size in 1..12u32,
@@ -143,7 +144,16 @@ proptest! {
             now = now.after(std::time::Duration::from_millis(millis));
             let bytes: Vec<Vec<u8>> = frames
                 .iter()
-                .map(|(dst, src, len)| bytes(if *dst == 11 { 0x0180_c200_0000 } else { *dst }, *src, *len))
+                .flat_map(|frame| (0..=frame.3).map(move |again| (frame, again)))
+                .map(|((dst, src, len, times), again)| {
+                    let dst = if *dst == 11 { 0x0180_c200_0000 } else { *dst };
+                    let mut bytes = bytes(dst, *src, *len - again);
+                    if let (3, Some(outer)) = (times, bytes.get_mut(12..14)) {
+                        outer.copy_from_slice(&TPID_C.to_be_bytes());
+                    }
+                    bytes
+                })
+                .take(BURST)
                 .collect();
             let frames: Vec<Frame<'_>> = bytes.iter().map(|bytes| frame(bytes)).collect();
             let expected: Vec<Verdict> =

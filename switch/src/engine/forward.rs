@@ -79,13 +79,23 @@ impl Forwarding<'_> {
 #[inline]
 fn group(verdicts: &[Verdict], masks: &mut [u64; PORTS_MAX]) -> PortSet {
     let mut touched = PortSet::EMPTY;
-    for (index, verdict) in verdicts.iter().enumerate() {
-        if let Verdict::Forward { to, .. } = verdict {
-            for port in to.iter() {
-                masks[port.index()] |= 1 << index;
-            }
-            touched = touched | *to;
+    // Most frames go where the one before went: those are noted together.
+    let mut last = PortSet::EMPTY;
+    let mut alike = 0u64;
+    let mut note = |to: &PortSet, frames: u64| {
+        for port in to.iter() {
+            masks[port.index()] |= frames;
         }
+        touched = touched | *to;
+    };
+    for (index, verdict) in verdicts.iter().enumerate() {
+        let Verdict::Forward { to, .. } = verdict else { continue };
+        if *to != last {
+            note(&last, alike);
+            (last, alike) = (*to, 0);
+        }
+        alike |= 1 << index;
     }
+    note(&last, alike);
     touched
 }
