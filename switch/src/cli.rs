@@ -331,6 +331,9 @@ pub struct RunArgs {
     /// Let the kernel forward between known stations, where it can [default: on].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub fast_path: Option<String>,
+    /// Keep the last frames with their verdicts in so much memory, as 64M, for capture --last [default: off].
+    #[arg(long, value_name = "SIZE")]
+    pub recorder: Option<String>,
     /// Keep ports apart from the host's own stack: auto, clsact, off [default: auto].
     #[arg(long, value_name = "HOW")]
     pub isolation: Option<String>,
@@ -355,6 +358,7 @@ impl RunArgs {
             ("pad_runts", &self.pad_runts),
             ("busy_poll", &self.busy_poll),
             ("fast_path", &self.fast_path),
+            ("recorder", &self.recorder),
             ("isolation", &self.isolation),
             ("metrics", &self.metrics),
         ];

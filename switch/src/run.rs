@@ -134,6 +134,8 @@ fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config, form:
         // Without netlink no port opens either, and says so.
         Err(error) => tracing::warn!("what an earlier run left: {error}"),
     }
+    // Before the first port, so that nothing is missed.
+    supervisor.start_recorder(config.recorder)?;
     for note in supervisor.apply(config)? {
         say(&note);
     }

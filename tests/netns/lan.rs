@@ -77,6 +77,11 @@ impl Lan {
 
     /// The same with ports and hosts of that MTU.
     pub(crate) fn with_mtu(kinds: &[Kind], mtu: u32) -> Result<Lan> {
+        Lan::with_flags(kinds, mtu, &[])
+    }
+
+    /// The same with more flags of `vswitch run`.
+    pub(crate) fn with_flags(kinds: &[Kind], mtu: u32, flags: &[&str]) -> Result<Lan> {
         let switch_ns = Netns::new("sw")?;
         let dir = tempfile::Builder::new().prefix("vt-").tempdir()?;
         let mut specs = Vec::new();
@@ -87,8 +92,9 @@ impl Lan {
             let mtu = if mtu == 1500 { String::new() } else { format!(",mtu={mtu}") };
             specs.push(format!("{target},name=p{number}{mtu}"));
         }
-        let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
-        let switch = Switch::with_ports(&switch_ns, &specs)?;
+        let ports = specs.iter().flat_map(|spec| ["--port", spec]);
+        let args: Vec<&str> = flags.iter().copied().chain(ports).collect();
+        let switch = Switch::start(&switch_ns, &args)?;
         let mut lan = Lan { switch, hosts, switch_ns, _dir: dir };
         for (host, kind) in lan.hosts.iter_mut().zip(kinds) {
             match kind {

@@ -19,6 +19,7 @@ mod lifecycle;
 mod live;
 mod ports;
 mod reasons;
+mod recorder;
 mod refusals;
 mod sums;
 mod switch_pairs;

@@ -26,7 +26,7 @@ use vswitch_tests::scenario::Random;
 use super::engine::{LIMIT, Rig, numbered};
 
 /// Everything, of a switch called `sim`.
-fn everything() -> Spec {
+pub(super) fn everything() -> Spec {
     Spec {
         switch: "sim".to_owned(),
         config: String::new(),
@@ -37,10 +37,11 @@ fn everything() -> Spec {
         snaplen: SNAPLEN_MAX,
         count: None,
         segment: false,
+        last: None,
     }
 }
 
-fn labels(ports: usize) -> Labels {
+pub(super) fn labels(ports: usize) -> Labels {
     let label = |n: u8| (PortId::new(n), Label { name: format!("p{n}"), description: String::new() });
     (0..u8::try_from(ports).unwrap()).map(label).collect()
 }
@@ -50,13 +51,13 @@ fn only(name: &str) -> Option<Arc<Names>> {
     Some(Arc::new([name.to_owned()].into()))
 }
 
-fn start(rig: &mut Rig) -> Captures {
+pub(super) fn start(rig: &mut Rig) -> Captures {
     let observation = rig.handle.take_observation().unwrap();
     Captures::start(observation, rig.handle.orders(), None).unwrap()
 }
 
 /// A capture that begins before anything else is ordered; the end that reads it.
-fn begin(rig: &Rig, captures: &mut Captures, spec: Spec) -> UnixStream {
+pub(super) fn begin(rig: &Rig, captures: &mut Captures, spec: Spec) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(LIMIT)).unwrap();
     let id = captures.begin(spec, labels(rig.ports.len())).unwrap();
@@ -65,18 +66,18 @@ fn begin(rig: &Rig, captures: &mut Captures, spec: Spec) -> UnixStream {
 }
 
 /// Ends it, and reads all of it.
-fn end(stream: &UnixStream) -> Capture {
+pub(super) fn end(stream: &UnixStream) -> Capture {
     stream.shutdown(Shutdown::Write).unwrap();
     read(stream)
 }
 
-fn read(mut stream: &UnixStream) -> Capture {
+pub(super) fn read(mut stream: &UnixStream) -> Capture {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     Capture::parse(&bytes).unwrap()
 }
 
-fn frame(to: u8, from: u8) -> Vec<u8> {
+pub(super) fn frame(to: u8, from: u8) -> Vec<u8> {
     let mut bytes = vec![0; 60];
     bytes[..6].copy_from_slice(&if to == 0xff { [0xff; 6] } else { [2, 0, 0, 0, 0, to] });
     bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, from]);
@@ -84,12 +85,15 @@ fn frame(to: u8, from: u8) -> Vec<u8> {
     bytes
 }
 
-fn said(frames: &[FrameRead]) -> Vec<(u64, &str, Way, &str)> {
+pub(super) fn said(frames: &[FrameRead]) -> Vec<(u64, &str, Way, &str)> {
     frames.iter().map(|f| (f.id, f.interface.as_str(), f.way, f.comment.as_str())).collect()
 }
 
 /// That every record of each kind is accounted for, and how many there are.
-fn total(summary: &Summary, kind: impl Fn(&PortSums) -> vswitch::capture::state::Sums) -> (u64, u64) {
+pub(super) fn total(
+    summary: &Summary,
+    kind: impl Fn(&PortSums) -> vswitch::capture::state::Sums,
+) -> (u64, u64) {
     let sums: Vec<_> = summary.ports.iter().map(kind).collect();
     assert!(sums.iter().all(vswitch::capture::state::Sums::balance), "{summary:#?}");
     (sums.iter().map(|sums| sums.counted).sum(), sums.iter().map(|sums| sums.written).sum())

@@ -9,6 +9,8 @@ mod invariants;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod recorder;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod scenarios;

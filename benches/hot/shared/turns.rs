@@ -95,6 +95,7 @@ impl Turns {
             snaplen: SNAPLEN_MAX,
             count: None,
             segment: false,
+            last: None,
         };
         let (mut ours, theirs) = UnixStream::pair().expect("two sockets");
         let id = captures.begin(spec, Labels::new()).expect("the engine runs");

@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
+use super::recorder::{Cursor, Item, Recorder};
 use super::session::{Labels, Session, Spec};
+use crate::bridge::Time;
+use crate::engine::observe::Mark;
 
 /// A reader whose capture has ended may take nothing of the rest for this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +31,8 @@ pub(super) enum Stage {
     Waiting,
     /// Its frames are being written.
     Running,
+    /// What the recorder kept is being written.
+    Recalling,
     /// It was told to end, and its last mark has not come.
     Ending,
     /// All is in its sink, to be taken until then.
@@ -44,6 +49,10 @@ pub(super) struct Client {
     pub labels: Labels,
     /// How many names had been said by then.
     pub names_len: u64,
+    /// How far it is in what the recorder keeps, if it is of the past.
+    cursor: Cursor,
+    /// When it was ordered, on the switch's clock.
+    ordered: Time,
     stream: Option<UnixStream>,
     /// The reader takes no more now.
     is_blocked: bool,
@@ -77,6 +86,8 @@ impl Client {
             stage: Stage::Waiting,
             labels,
             names_len,
+            cursor: Cursor::default(),
+            ordered: Time::START,
             stream: None,
             is_blocked: false,
             is_asked: false,
@@ -97,6 +108,37 @@ impl Client {
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         Ok(())
+    }
+
+    /// Begins to recall what `recorder` keeps.
+    pub fn begin_recall(&mut self, mark: &Mark, recorder: &Recorder) {
+        self.session.start(mark, &Labels::new());
+        self.cursor = recorder.begin(&mut self.session);
+        (self.stage, self.ordered) = (Stage::Recalling, mark.snapshot.now);
+    }
+
+    /// Writes some more of what `recorder` keeps; says why it ends, once all is
+    /// written.
+    pub fn recall(&mut self, recorder: &Recorder) -> Option<&'static str> {
+        recorder.recall(&mut self.cursor, &mut self.session)
+    }
+
+    /// Learns that the recorder forgets item `number`.
+    pub fn miss(&mut self, number: u64, item: &Item) {
+        if self.stage == Stage::Recalling {
+            self.cursor.miss(number, item, &mut self.session);
+        }
+    }
+
+    /// Ends what is recalled: the sums are written, and its reader has until `end`.
+    pub fn end_recall(&mut self, why: &str, end: Instant) {
+        self.session.end(None, self.ordered, why);
+        self.stage = Stage::Over(end);
+    }
+
+    /// Whether its reader takes what is recalled as fast as it is made.
+    pub fn is_eager(&self) -> bool {
+        self.stage == Stage::Recalling && self.stream.is_some() && !self.is_blocked
     }
 
     /// Whether frames are still written.
@@ -171,7 +213,9 @@ impl Client {
             Stage::Over(end) if now >= end => {
                 format!("the reader took nothing for {} s", PATIENCE.as_secs())
             }
-            Stage::Over(_) | Stage::Waiting | Stage::Running | Stage::Ending => "reader gone".to_owned(),
+            Stage::Over(_) | Stage::Waiting | Stage::Running | Stage::Recalling | Stage::Ending => {
+                "reader gone".to_owned()
+            }
         }
     }
 
@@ -179,7 +223,7 @@ impl Client {
     pub fn is_done(&self, now: Instant) -> bool {
         match self.stage {
             Stage::Over(end) => now >= end || (self.session.sink.is_empty() && self.stream.is_some()),
-            Stage::Waiting | Stage::Running | Stage::Ending => false,
+            Stage::Waiting | Stage::Running | Stage::Recalling | Stage::Ending => false,
         }
     }
 }

@@ -34,6 +34,7 @@ pub fn run(args: &CaptureArgs, invoker: &Invoker) -> anyhow::Result<ExitCode> {
             filter,
             snaplen: args.snaplen,
             count: args.count,
+            last_ms: args.last.map(|last| u64::try_from(last.as_millis()).unwrap_or(u64::MAX)),
             segment: args.segment,
         },
         path: &args.write,

@@ -71,6 +71,7 @@ pub fn run(args: &ExtcapArgs, invoker: &Invoker) -> anyhow::Result<String> {
         filter: filter.map(compile).transpose()?,
         snaplen: args.snaplen,
         count: None,
+        last_ms: None,
         segment: args.segment,
     };
     // How it ended, Wireshark knows itself.

@@ -3,8 +3,9 @@
 //! Read in this order: `engine::observe` (how frames leave the data thread),
 //! [`session`] (what of them is wanted, and the sums), [`words`] (comments),
 //! [`pcapng`] and [`state`] (how it is written), `writer` and `client` (the thread
-//! that does it), [`bpf`] and [`libpcap`] (filters), [`reader`] and [`rotate`] (the
-//! command, and its files), [`extcap`] (Wireshark's interfaces).
+//! that does it), `recorder` (the last frames, always), [`bpf`] and [`libpcap`]
+//! (filters), [`reader`] and [`rotate`] (the command, and its files), [`extcap`]
+//! (Wireshark's interfaces).
 //!
 //! Deliberately absent: anything that could make the data thread wait. A reader
 //! that is slow loses frames of its capture, and is told how many.
@@ -16,6 +17,7 @@ pub mod extcap;
 pub mod libpcap;
 pub mod pcapng;
 pub mod reader;
+mod recorder;
 pub mod rotate;
 pub mod session;
 mod sink;

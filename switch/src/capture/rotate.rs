@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::pcapng::{INTERFACE, SECTION, STATE, STATISTICS};
-use crate::config::parse_duration;
+use crate::config::{parse_duration, parse_size};
 
 /// When to begin another file, and how many to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,21 +56,6 @@ impl FromStr for Rotation {
         };
         Ok(Rotation { limit, keep })
     }
-}
-
-/// Reads `4096`, `64K`, `100M` or `2G`.
-pub fn parse_size(text: &str) -> Option<u64> {
-    let (digits, unit) = match text.strip_suffix(['K', 'M', 'G']) {
-        Some(digits) => (digits, text.as_bytes().last()),
-        None => (text, None),
-    };
-    let unit = match unit {
-        Some(b'K') => 1 << 10,
-        Some(b'M') => 1 << 20,
-        Some(b'G') => 1 << 30,
-        _ => 1,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// Where the bytes go.

@@ -4,8 +4,13 @@
 //! Deliberately absent: threads, sockets and clocks. Whoever has the blocks gives
 //! them to [`Session::block`], and takes the bytes out of its [`Sink`].
 
+mod recall;
+
+pub(super) use recall::Progress;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::bpf::Program;
 use super::pcapng::{self, FrameRecord, Totals, Way};
@@ -65,6 +70,8 @@ pub struct Spec {
     pub count: Option<u64>,
     /// Finishes checksums and cuts super-frames.
     pub segment: bool,
+    /// Out of the recorder: frames of this last time, and no others.
+    pub last: Option<Duration>,
 }
 
 impl Spec {
@@ -124,6 +131,10 @@ pub struct Session {
     copy_comment: Option<(PortId, String)>,
     finisher: Option<Finisher>,
     segment: Vec<u8>,
+    /// Out of the recorder: frames before this are not wanted.
+    since: Time,
+    /// What comes now had to be forgotten before its reader could take it.
+    is_late: bool,
     written: u64,
     /// Changes that were not told, or not written for want of room.
     changes_missed: u64,
@@ -156,6 +167,8 @@ impl Session {
             copy_comment: None,
             finisher,
             segment: Vec::new(),
+            since: Time::START,
+            is_late: false,
             written: 0,
             changes_missed: 0,
             why: String::new(),
@@ -165,18 +178,20 @@ impl Session {
 
     /// Whether every frame of the switch is in it.
     fn is_complete(&self) -> bool {
-        let Spec { ports, kinds, filter, .. } = &self.spec;
-        ports.is_none() && filter.is_none() && *kinds == [true; 4]
+        let Spec { ports, kinds, filter, last, .. } = &self.spec;
+        ports.is_none() && filter.is_none() && *kinds == [true; 4] && last.is_none()
     }
 
     /// Begins: the headers of the file.
     pub fn start(&mut self, mark: &Mark, labels: &Labels) {
         self.epoch_ns = mark.epoch_ns;
-        self.start_ns = mark.snapshot.now.as_nanos();
-        self.next_sums = Time::from_nanos(self.start_ns + SUMS_EVERY);
+        self.start_ns = self.begins(mark.snapshot.now).as_nanos();
+        self.next_sums = Time::from_nanos(mark.snapshot.now.as_nanos() + SUMS_EVERY);
         self.sink.append(|out| pcapng::section(out, concat!("vswitch ", env!("CARGO_PKG_VERSION"))));
         let mut ports = Vec::new();
-        for (id, flags) in &mark.ports {
+        // What is recalled describes them as it meets them.
+        let now = if self.recalls() { &[] } else { mark.ports.as_slice() };
+        for (id, flags) in now {
             let counted = mark.snapshot.ports.iter().find(|port| port.id == *id);
             let base = counted.map_or(PortCounters::ZERO, |port| port.counters.clone());
             let up = counted.and_then(|port| port.link).is_some_and(|link| link.up);
@@ -431,7 +446,7 @@ impl Session {
             sums.passed += 1;
             return true;
         }
-        if self.sink.is_full() {
+        if self.sink.is_full() || self.is_late {
             sums.slow += 1;
             held.missed += 1;
             return true;

@@ -21,9 +21,10 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::{Events, Poll, Token, Waker};
 
 use super::client::{Client, Heard, PATIENCE, Stage};
-use super::session::{Label, Labels, Names, Spec};
-use crate::bridge::{PortId, Time};
-use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told};
+use super::recorder::{Item, Recorder};
+use super::session::{Label, Labels, Names, SNAPLEN_MAX, Spec};
+use crate::bridge::{PortId, PortSet, Time};
+use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told, Want};
 use crate::engine::{Command, Ended, Orders};
 
 /// The most captures at a time.
@@ -31,6 +32,9 @@ pub const CAPTURES_MAX: usize = 16;
 
 /// Readers have this long to take the rest when the switch ends.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The recorder's number among captures, which begin at 1.
+const RECORDER: u64 = 0;
 
 /// News that wait to be taken; more are not written down.
 const NEWS_MAX: usize = 64;
@@ -75,6 +79,8 @@ enum Order {
     Begin { id: u64, spec: Box<Spec>, labels: Labels },
     /// Its reader; `None`: it hung up before it was one.
     Reader { id: u64, stream: Option<UnixStream> },
+    /// Keeps the last frames, in so many bytes.
+    Record { limit: usize },
     /// The name of the port that will be added next under that number.
     Name { id: PortId, label: Label },
 }
@@ -126,6 +132,7 @@ impl Captures {
             names: VecDeque::new(),
             names_len: 0,
             labels: Labels::new(),
+            recorder: None,
             clients: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || writer.run())?;
@@ -164,6 +171,16 @@ impl Captures {
         self.order(Order::Begin { id, spec: Box::new(spec), labels });
         self.engine.send(Command::Observe { id, want: Some(want) })?;
         Ok(id)
+    }
+
+    /// Keeps the last frames from now on, in at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Ended`] when the data thread is gone.
+    pub fn record(&self, limit: usize) -> Result<(), Ended> {
+        self.order(Order::Record { limit });
+        let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
+        self.engine.send(Command::Observe { id: RECORDER, want: Some(want) })
     }
 
     /// Gives capture `id` its reader, or the news that there is none.
@@ -222,6 +239,7 @@ struct Writer {
     names_len: u64,
     /// The ports there are at this point of what is told.
     labels: Labels,
+    recorder: Option<Recorder>,
     clients: Vec<Client>,
 }
 
@@ -247,13 +265,15 @@ impl Writer {
     /// rest for a while.
     fn end(&mut self, events: &mut Events) {
         let end = now() + LAST_PATIENCE;
-        for client in &mut self.clients {
+        // What is recalled is there still.
+        for client in self.clients.iter_mut().filter(|client| client.stage != Stage::Recalling) {
             client.stage = Stage::Over(end);
         }
         loop {
             self.write();
-            let wait = end.saturating_duration_since(now());
-            if self.clients.is_empty() || wait.is_zero() || self.poll(events, Some(wait)).is_err() {
+            let left = end.saturating_duration_since(now());
+            let wait = if self.clients.iter().any(Client::is_eager) { Duration::ZERO } else { left };
+            if self.clients.is_empty() || left.is_zero() || self.poll(events, Some(wait)).is_err() {
                 return;
             }
         }
@@ -281,9 +301,12 @@ impl Writer {
 
     /// How long nothing needs to be done.
     fn wait(&self) -> Option<Duration> {
+        if self.clients.iter().any(Client::is_eager) {
+            return Some(Duration::ZERO);
+        }
         let ends = self.clients.iter().filter_map(|client| match client.stage {
             Stage::Over(end) => Some(end),
-            Stage::Waiting | Stage::Running | Stage::Ending => None,
+            Stage::Waiting | Stage::Running | Stage::Recalling | Stage::Ending => None,
         });
         ends.min().map(|end| end.saturating_duration_since(now()))
     }
@@ -306,10 +329,11 @@ impl Writer {
                     None => self.drop_client(id),
                 }
             }
+            Order::Record { limit } => self.recorder = Some(Recorder::new(limit)),
             Order::Name { id, label } => {
                 self.names_len += 1;
                 // A later capture comes with the names of its time.
-                if !self.clients.is_empty() {
+                if !self.clients.is_empty() || self.recorder.is_some() {
                     self.names.push_back((self.names_len, id, label));
                 }
             }
@@ -352,6 +376,10 @@ impl Writer {
     }
 
     fn take_block(&mut self, block: &Block) {
+        if let Some(recorder) = &mut self.recorder {
+            let clients = &mut self.clients;
+            recorder.push_frames(block, |number, item| forget(clients, number, item));
+        }
         let mut enough = Vec::new();
         for client in self.running() {
             if !client.session.block(block) {
@@ -366,15 +394,32 @@ impl Writer {
     }
 
     fn take_mark(&mut self, mark: &Mark) {
+        if let Some(recorder) = &mut self.recorder {
+            let clients = &mut self.clients;
+            recorder.push_lost(&mark.lost, |number, item| forget(clients, number, item));
+        }
         for client in self.running() {
             client.session.lose(&mark.lost, mark.untold);
         }
+        // The recorder's own marks are nobody's.
         let Some(client) = self.clients.iter_mut().find(|client| client.id == mark.id) else { return };
         match (mark.edge, client.stage) {
             (Edge::Start, Stage::Waiting) => {
                 self.labels = std::mem::take(&mut client.labels);
                 let names_len = client.names_len;
                 self.names.retain(|(number, ..)| *number > names_len);
+                if client.session.recalls() {
+                    // Without a recorder, none is ordered.
+                    if let Some(recorder) = &self.recorder {
+                        client.begin_recall(mark, recorder);
+                    }
+                    if client.is_asked {
+                        client.end_recall("asked", now() + PATIENCE);
+                    }
+                    self.forget(mark.id);
+                    self.tell(News::Started { id: mark.id });
+                    return;
+                }
                 client.session.start(mark, &self.labels);
                 client.stage = if client.is_asked { Stage::Ending } else { Stage::Running };
                 client.fdb_next = mark.fdb_next.filter(|_| client.session.wants_fdb());
@@ -397,6 +442,10 @@ impl Writer {
             && let Some(at) = self.names.iter().position(|(_, named, _)| named == id)
             && let Some((.., label)) = self.names.remove(at)
         {
+            if let Some(recorder) = &mut self.recorder {
+                let clients = &mut self.clients;
+                recorder.push_name(*id, &label, |number, item| forget(clients, number, item));
+            }
             self.labels.insert(*id, label);
         }
         let Writer { clients, labels, .. } = self;
@@ -435,7 +484,9 @@ impl Writer {
                     tracing::warn!("capture {id} ends: {reason}");
                 }
                 // If its first mark is still on its way, the end follows that.
-                if client.stage == Stage::Running {
+                if client.stage == Stage::Recalling {
+                    client.end_recall("asked", now() + PATIENCE);
+                } else if client.stage == Stage::Running {
                     client.stage = Stage::Ending;
                     self.forget(id);
                 }
@@ -450,6 +501,12 @@ impl Writer {
         let (mut gone, mut news) = (Vec::new(), Vec::new());
         let now = now();
         for client in &mut self.clients {
+            if client.stage == Stage::Recalling
+                && let Some(recorder) = &self.recorder
+                && let Some(why) = client.recall(recorder)
+            {
+                client.end_recall(why, now + PATIENCE);
+            }
             if !client.write(now) || client.is_done(now) {
                 gone.push(client.id);
             }
@@ -481,7 +538,7 @@ impl Writer {
     fn drop_client(&mut self, id: u64) {
         let Some(at) = self.clients.iter().position(|client| client.id == id) else { return };
         let client = self.clients.remove(at);
-        if !matches!(client.stage, Stage::Over(_)) {
+        if !matches!(client.stage, Stage::Over(_) | Stage::Recalling) {
             self.forget(id);
         }
         self.held.fetch_sub(1, Ordering::SeqCst);
@@ -505,6 +562,13 @@ impl Drop for Writer {
         for client in &self.clients {
             self.forget(client.id);
         }
+    }
+}
+
+/// Lets captures of the past know of what the recorder forgets.
+fn forget(clients: &mut [Client], number: u64, item: &Item) {
+    for client in clients {
+        client.miss(number, item);
     }
 }
 

@@ -15,7 +15,8 @@ Examples:
   vswitch capture -w lan.pcapng                      everything, until Ctrl-C
   vswitch capture --port tap0 -w - | tshark -r -     live; or | wireshark -k -i -
   vswitch capture --direction dropped --count 10 -w - | tshark -r - -T fields -e frame.comment
-  vswitch capture --filter 'arp or icmp' --rotate 100M,keep=10 -w ring.pcapng";
+  vswitch capture --filter 'arp or icmp' --rotate 100M,keep=10 -w ring.pcapng
+  vswitch capture --last 5s -w past.pcapng           what the recorder has kept";
 
 /// What is recorded, and where it goes.
 #[derive(Clone, PartialEq, Debug, Default, Args)]
@@ -39,6 +40,9 @@ pub struct CaptureArgs {
     /// End after this time, as 10s.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Not what comes, but what the recorder has kept of this time, as 5s.
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "duration")]
+    pub last: Option<Duration>,
     /// Begin another file after a size or a time, as 100M, or 1h,keep=24.
     #[arg(long, value_name = "SIZE|TIME[,keep=N]")]
     pub rotate: Option<Rotation>,

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: carrying it out, and its order; that is `diff`.
 
-use super::{Change, Config, SWITCH_KEYS, diff, duration_text};
+use super::{Change, Config, SWITCH_KEYS, diff, duration_text, size_text};
 
 /// The changes from `old` to `new` that a running switch can make, one line each.
 pub fn describe(old: &Config, new: &Config) -> Vec<String> {
@@ -82,10 +82,16 @@ impl Config {
             "pad_runts" => self.pad_runts.to_string(),
             "busy_poll" => duration_text(self.busy_poll),
             "fast_path" => self.fast_path.to_string(),
+            "recorder" => self.recorder_text(),
             "isolation" => self.isolation.name().to_owned(),
             "metrics" => self.metrics.map_or_else(|| "off".to_owned(), |at| at.to_string()),
             _ => return None,
         })
+    }
+
+    /// The value of `recorder`, as it is written.
+    pub(super) fn recorder_text(&self) -> String {
+        if self.recorder == 0 { "off".to_owned() } else { size_text(self.recorder) }
     }
 }
 

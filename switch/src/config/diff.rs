@@ -100,6 +100,7 @@ fn needs_restart(old: &Config, new: &Config, changes: &mut Vec<Change>) {
         ("control", old.control != new.control),
         ("owner", old.owner != new.owner),
         ("fdb_size", old.settings.fdb_size != new.settings.fdb_size),
+        ("recorder", old.recorder != new.recorder),
         ("isolation", old.isolation != new.isolation),
         ("metrics", old.metrics != new.metrics),
     ] {

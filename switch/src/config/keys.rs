@@ -37,6 +37,7 @@ pub const SWITCH_KEYS: &[&str] = &[
     "pad_runts",
     "busy_poll",
     "fast_path",
+    "recorder",
     "isolation",
     "metrics",
 ];
@@ -49,6 +50,11 @@ const AGEING_MAX: Duration = Duration::from_secs(1_000_000);
 
 /// A longer spin would only heat the room: an idle second is idle.
 const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
+
+/// A recorder smaller than this may have no room for one burst and its ports' names;
+/// a larger one than that is a slip of the finger.
+const RECORDER_MIN: u64 = 4 << 20;
+const RECORDER_MAX: u64 = 64 << 30;
 
 /// The word for a `dgram:` port's peer that is not said beforehand.
 const ANYBODY: &str = "auto";
@@ -194,6 +200,7 @@ pub(super) fn set_switch_key(config: &mut Config, key: &str, value: &Value) -> R
         "pad_runts" => config.pad_runts = value.bool(key)?,
         "busy_poll" => config.busy_poll = value.duration(key, BUSY_POLL_MAX)?,
         "fast_path" => config.fast_path = value.bool(key)?,
+        "recorder" => config.recorder = value.size(key, RECORDER_MIN..=RECORDER_MAX)?,
         "isolation" => config.isolation = isolation(value)?,
         "metrics" => config.metrics = metrics(value)?,
         _ => return Err(unknown_key(key, SWITCH_KEYS, "in [switch]")),

@@ -27,7 +27,7 @@ pub use error::{ConfigError, Origin};
 pub use flags::Flags;
 pub use keys::{LIVE_KEYS, PORT_KEYS, SWITCH_KEYS};
 pub use places::{Invoker, uid_of_user, user_of_uid};
-pub use value::{Value, duration_text, parse_duration};
+pub use value::{Value, duration_text, parse_duration, parse_size, size_text};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -58,6 +58,8 @@ pub struct Config {
     pub busy_poll: Duration,
     /// Let the kernel forward between known stations of `netdev` ports.
     pub fast_path: bool,
+    /// Bytes in which the last frames are kept; 0: no recorder.
+    pub recorder: u64,
     /// How `netdev` ports are kept apart from the host's own stack.
     pub isolation: Isolation,
     /// Where metrics are read, if they are.
@@ -130,6 +132,7 @@ impl Config {
             pad_runts: false,
             busy_poll: invoker.busy_poll(),
             fast_path: true,
+            recorder: 0,
             isolation: Isolation::Auto,
             metrics: None,
             ports: Vec::new(),
@@ -149,6 +152,7 @@ impl Config {
             pad_runts: false,
             busy_poll: Duration::ZERO,
             fast_path: true,
+            recorder: self.recorder,
             isolation: self.isolation,
             metrics: self.metrics,
             ports: Vec::new(),

@@ -88,6 +88,23 @@ impl Value {
         Ok(duration)
     }
 
+    /// Bytes, in `range` or 0.
+    pub(super) fn size(&self, key: &str, range: RangeInclusive<u64>) -> Result<u64, Fault> {
+        let size = match self {
+            Value::Number(number) => u64::try_from(*number).ok(),
+            Value::Text(text) if text == "off" => Some(0),
+            Value::Text(text) => parse_size(text),
+            Value::Bool(_) => None,
+        };
+        size.filter(|size| *size == 0 || range.contains(size)).ok_or_else(|| {
+            let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+            Fault::new(
+                format!("`{key}` cannot be `{self}`"),
+                format!("write a size from {least} to {most}, as 64M, or off"),
+            )
+        })
+    }
+
     pub(super) fn text(&self, key: &str) -> Result<&str, Fault> {
         match self {
             Value::Text(text) => Ok(text),
@@ -126,6 +143,24 @@ pub fn duration_text(duration: Duration) -> String {
     let (unit, size) =
         UNITS[2..].iter().find(|(_, size)| nanos.is_multiple_of(u128::from(*size))).unwrap_or(&UNITS[5]);
     format!("{}{unit}", nanos / u128::from(*size))
+}
+
+/// Sizes from the largest unit to the smallest, in bytes.
+const SIZES: [(&str, u64); 4] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10), ("", 1)];
+
+/// Reads `4096`, `64K`, `100M` or `2G`: a whole number of bytes, or of 1,024 to the
+/// first, second or third.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (unit, size) = SIZES.iter().find(|(unit, _)| text.ends_with(unit))?;
+    text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(*size)
+}
+
+/// The size in the largest unit that shows all of it. What it prints,
+/// [`parse_size`] reads.
+pub fn size_text(size: u64) -> String {
+    let fits = |(_, unit): &&(&str, u64)| size > 0 && size.is_multiple_of(*unit);
+    let (unit, bytes) = SIZES.iter().find(fits).unwrap_or(&SIZES[3]);
+    format!("{}{unit}", size / bytes)
 }
 
 /// The word of `known` that `word` was probably meant to be.
@@ -173,6 +208,18 @@ mod tests {
         for bad in ["", "s", "300", "-1s", "1.5s", "300 s", "5min", "99999999999999999999s", "9999999999999h"]
         {
             assert_eq!(parse_duration(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_read_back_what_they_print() {
+        for (text, size) in
+            [("64M", 64 << 20), ("1G", 1 << 30), ("1536K", 1536 << 10), ("4097", 4097), ("0", 0)]
+        {
+            assert_eq!((parse_size(text), size_text(size).as_str()), (Some(size), text));
+        }
+        for bad in ["", "M", "1.5M", "-1", "64m", "64 M", "99999999999G"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
         }
     }
 

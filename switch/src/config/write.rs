@@ -18,8 +18,8 @@ impl Config {
         let _ = write!(
             text,
             "]\n\n[switch]\nname = {}\ncontrol = {}\nowner = {}\nageing = \"{}\"\nfdb_size = {}\n\
-             transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nfast_path = {}\nisolation = \"{}\"\n\
-             metrics = \"{}\"\n",
+             transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nfast_path = {}\nrecorder = \"{}\"\n\
+             isolation = \"{}\"\nmetrics = \"{}\"\n",
             quoted(&self.name),
             quoted(&self.control.to_string_lossy()),
             self.owner,
@@ -29,6 +29,7 @@ impl Config {
             self.pad_runts,
             duration_text(self.busy_poll),
             self.fast_path,
+            self.recorder_text(),
             self.isolation.name(),
             self.metrics.map_or_else(|| "off".to_owned(), |at| at.to_string()),
         );

@@ -46,6 +46,9 @@ pub struct Capture {
     /// Only so many frames and copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// Not what comes, but what the recorder has kept of so many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ms: Option<u64>,
     /// Checksums finished and super-frames cut, as readers like it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub segment: bool,

@@ -3,8 +3,10 @@
 //!
 //! Deliberately absent: frames.
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bridge::PortId;
 use crate::capture::bpf::Program;
@@ -26,13 +28,8 @@ impl Supervisor {
         if self.captures.as_ref().is_some_and(|captures| !captures.is_alive()) {
             self.captures = None;
         }
-        if self.captures.is_none()
-            && let Some(observation) = self.engine.take_observation()
-        {
-            match Captures::start(observation, self.engine.orders(), self.engine.control_waker()) {
-                Ok(captures) => self.captures = Some(captures),
-                Err(error) => return Ok(Response::error(format!("no capture thread: {error}"), "")),
-            }
+        if let Err(error) = self.start_captures() {
+            return Ok(Response::error(format!("no capture thread: {error}"), ""));
         }
         let labels = self.labels();
         let Some(captures) = self.captures.as_mut() else {
@@ -45,9 +42,38 @@ impl Supervisor {
         Ok(Response::Capture { capture: captures.begin(spec, labels)? })
     }
 
+    /// Starts the capture thread, if it does not run.
+    fn start_captures(&mut self) -> io::Result<()> {
+        if self.captures.is_none()
+            && let Some(observation) = self.engine.take_observation()
+        {
+            let (orders, waker) = (self.engine.orders(), self.engine.control_waker());
+            self.captures = Some(Captures::start(observation, orders, waker)?);
+        }
+        Ok(())
+    }
+
+    /// Starts the recorder, if the configuration has one.
+    ///
+    /// # Errors
+    /// No thread is left, or the data thread is gone.
+    pub fn start_recorder(&mut self, bytes: u64) -> anyhow::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.start_captures()?;
+        if let Some(captures) = &self.captures {
+            captures.record(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+        }
+        Ok(())
+    }
+
     /// What is wanted, or why it cannot be.
     fn spec(&self, wanted: Capture) -> Result<Spec, ErrorReply> {
-        let Capture { ports, directions, filter, snaplen, count, segment } = wanted;
+        let Capture { ports, directions, filter, snaplen, count, last_ms, segment } = wanted;
+        if last_ms.is_some() && self.config.recorder == 0 {
+            return Err(refusal("this switch has no recorder", "restart it with vswitch run --recorder 64M"));
+        }
         for name in &ports {
             if let Err(error) = self.config.known_port(name) {
                 return Err(refusal(error.message(), error.fix()));
@@ -76,6 +102,7 @@ impl Supervisor {
             snaplen,
             count,
             segment,
+            last: last_ms.map(Duration::from_millis),
         })
     }
 

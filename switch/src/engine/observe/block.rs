@@ -187,6 +187,7 @@ impl Block {
             + self.frames.len() * size_of::<Seen>()
             + self.copies.len() * size_of::<Copies>()
             + self.refusals.len() * size_of::<(u8, Refusal)>()
+            + self.lost.len() * size_of::<(PortId, Lost)>()
     }
 
     /// When its last turn was.
