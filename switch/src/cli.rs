@@ -334,6 +334,12 @@ pub struct RunArgs {
     /// Keep the last frames with their verdicts in so much memory, as 64M, for capture --last [default: off].
     #[arg(long, value_name = "SIZE")]
     pub recorder: Option<String>,
+    /// Write what the recorder has kept to a file at drop:REASON, event:KIND or filter:EXPR [default: off].
+    #[arg(long, value_name = "WHAT")]
+    pub recorder_trigger: Option<String>,
+    /// The directory of such files.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub recorder_write: Option<String>,
     /// Keep ports apart from the host's own stack: auto, clsact, off [default: auto].
     #[arg(long, value_name = "HOW")]
     pub isolation: Option<String>,
@@ -359,6 +365,8 @@ impl RunArgs {
             ("busy_poll", &self.busy_poll),
             ("fast_path", &self.fast_path),
             ("recorder", &self.recorder),
+            ("recorder_trigger", &self.recorder_trigger),
+            ("recorder_write", &self.recorder_write),
             ("isolation", &self.isolation),
             ("metrics", &self.metrics),
         ];

@@ -135,7 +135,7 @@ fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config, form:
         Err(error) => tracing::warn!("what an earlier run left: {error}"),
     }
     // Before the first port, so that nothing is missed.
-    supervisor.start_recorder(config.recorder)?;
+    supervisor.start_recorder(&config)?;
     for note in supervisor.apply(config)? {
         say(&note);
     }

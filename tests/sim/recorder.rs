@@ -21,7 +21,7 @@ use super::engine::{LIMIT, Rig};
 fn recording(limit: usize) -> (Rig, Captures) {
     let mut rig = Rig::new(&[]);
     let captures = start(&mut rig);
-    captures.record(limit).unwrap();
+    captures.record(limit, None).unwrap();
     for n in 0..2 {
         add(&mut rig, &captures, n, &format!("p{n}"));
     }

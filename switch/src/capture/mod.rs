@@ -3,7 +3,8 @@
 //! Read in this order: `engine::observe` (how frames leave the data thread),
 //! [`session`] (what of them is wanted, and the sums), [`words`] (comments),
 //! [`pcapng`] and [`state`] (how it is written), `writer` and `client` (the thread
-//! that does it), `recorder` (the last frames, always), [`bpf`] and [`libpcap`]
+//! that does it), `recorder`, `watch` and `dump` (the last frames,
+//! always, and when they become a file by themselves), [`bpf`] and [`libpcap`]
 //! (filters), [`reader`] and [`rotate`] (the command, and its files), [`extcap`]
 //! (Wireshark's interfaces).
 //!
@@ -13,6 +14,7 @@
 pub mod bpf;
 mod client;
 pub mod command;
+pub(crate) mod dump;
 pub mod extcap;
 pub mod libpcap;
 pub mod pcapng;
@@ -22,7 +24,9 @@ pub mod rotate;
 pub mod session;
 mod sink;
 pub mod state;
+mod watch;
 pub mod words;
 mod writer;
 
+pub use watch::Worth;
 pub use writer::{CAPTURES_MAX, Captures, News};

@@ -26,6 +26,9 @@ use crate::port::{Finisher, Offloads, gather};
 /// Bytes of a frame that are kept unless told otherwise: all of any frame.
 pub const SNAPLEN_MAX: u32 = 262_144;
 
+/// What the recorder's trigger has set off, it does not set off again for so long.
+pub const HOLD_OFF: Duration = Duration::from_secs(10);
+
 /// A filter may look so far into a frame, whatever is kept of it, and no further:
 /// what it accepts must not depend on how much another capture keeps.
 const FILTER_BYTES: u32 = 2048;

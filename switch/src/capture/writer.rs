@@ -23,6 +23,7 @@ use mio::{Events, Poll, Token, Waker};
 use super::client::{Client, Heard, PATIENCE, Stage};
 use super::recorder::{Item, Recorder};
 use super::session::{Label, Labels, Names, SNAPLEN_MAX, Spec};
+use super::watch::{Watch, Worth};
 use crate::bridge::{PortId, PortSet, Time};
 use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told, Want};
 use crate::engine::{Command, Ended, Orders};
@@ -47,6 +48,8 @@ const WAKE: Token = Token(usize::MAX);
 /// What happened to a capture, for the control thread to write down.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
+    /// The recorder has what is worth a file.
+    Triggered,
     /// It began.
     Started {
         /// Its number.
@@ -80,7 +83,7 @@ enum Order {
     /// Its reader; `None`: it hung up before it was one.
     Reader { id: u64, stream: Option<UnixStream> },
     /// Keeps the last frames, in so many bytes.
-    Record { limit: usize },
+    Record { limit: usize, worth: Option<Worth> },
     /// The name of the port that will be added next under that number.
     Name { id: PortId, label: Label },
 }
@@ -133,6 +136,7 @@ impl Captures {
             names_len: 0,
             labels: Labels::new(),
             recorder: None,
+            watch: None,
             clients: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || writer.run())?;
@@ -173,12 +177,13 @@ impl Captures {
         Ok(id)
     }
 
-    /// Keeps the last frames from now on, in at most `limit` bytes.
+    /// Keeps the last frames from now on, in at most `limit` bytes, and says when
+    /// there is what is `worth` a file among them.
     ///
     /// # Errors
     /// [`Ended`] when the data thread is gone.
-    pub fn record(&self, limit: usize) -> Result<(), Ended> {
-        self.order(Order::Record { limit });
+    pub fn record(&self, limit: usize, worth: Option<Worth>) -> Result<(), Ended> {
+        self.order(Order::Record { limit, worth });
         let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
         self.engine.send(Command::Observe { id: RECORDER, want: Some(want) })
     }
@@ -240,6 +245,7 @@ struct Writer {
     /// The ports there are at this point of what is told.
     labels: Labels,
     recorder: Option<Recorder>,
+    watch: Option<Watch>,
     clients: Vec<Client>,
 }
 
@@ -329,7 +335,10 @@ impl Writer {
                     None => self.drop_client(id),
                 }
             }
-            Order::Record { limit } => self.recorder = Some(Recorder::new(limit)),
+            Order::Record { limit, worth } => {
+                self.recorder = Some(Recorder::new(limit));
+                self.watch = worth.map(Watch::new);
+            }
             Order::Name { id, label } => {
                 self.names_len += 1;
                 // A later capture comes with the names of its time.
@@ -379,6 +388,9 @@ impl Writer {
         if let Some(recorder) = &mut self.recorder {
             let clients = &mut self.clients;
             recorder.push_frames(block, |number, item| forget(clients, number, item));
+        }
+        if self.watch.as_mut().is_some_and(|watch| watch.sees(block)) {
+            self.tell(News::Triggered);
         }
         let mut enough = Vec::new();
         for client in self.running() {

@@ -65,6 +65,18 @@ impl Config {
                 ),
             );
         }
+        if self.recorder_trigger.is_some() {
+            let (what, fix) = if self.recorder == 0 {
+                ("no recorder", "give it one: `recorder` of 64M")
+            } else if self.recorder_write.is_none() {
+                ("nowhere to write", "say where: `recorder_write`, a directory")
+            } else {
+                ("", "")
+            };
+            if !what.is_empty() {
+                return key("recorder_trigger", Fault::new(format!("`recorder_trigger` has {what}"), fix));
+            }
+        }
         if !(1..=1_048_575).contains(&self.settings.fdb_size) {
             let message = format!("`fdb_size` cannot be `{}`", self.settings.fdb_size);
             return key("fdb_size", Fault::new(message, "write a number from 1 to 1048575"));

@@ -83,6 +83,8 @@ impl Config {
             "busy_poll" => duration_text(self.busy_poll),
             "fast_path" => self.fast_path.to_string(),
             "recorder" => self.recorder_text(),
+            "recorder_trigger" => self.trigger_text(),
+            "recorder_write" => self.recordings_text(),
             "isolation" => self.isolation.name().to_owned(),
             "metrics" => self.metrics.map_or_else(|| "off".to_owned(), |at| at.to_string()),
             _ => return None,
@@ -92,6 +94,16 @@ impl Config {
     /// The value of `recorder`, as it is written.
     pub(super) fn recorder_text(&self) -> String {
         if self.recorder == 0 { "off".to_owned() } else { size_text(self.recorder) }
+    }
+
+    /// The value of `recorder_trigger`.
+    pub(super) fn trigger_text(&self) -> String {
+        self.recorder_trigger.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)
+    }
+
+    /// The value of `recorder_write`.
+    pub(super) fn recordings_text(&self) -> String {
+        self.recorder_write.as_ref().map_or_else(|| "off".to_owned(), |dir| dir.display().to_string())
     }
 }
 

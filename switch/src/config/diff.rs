@@ -101,6 +101,8 @@ fn needs_restart(old: &Config, new: &Config, changes: &mut Vec<Change>) {
         ("owner", old.owner != new.owner),
         ("fdb_size", old.settings.fdb_size != new.settings.fdb_size),
         ("recorder", old.recorder != new.recorder),
+        ("recorder_trigger", old.recorder_trigger != new.recorder_trigger),
+        ("recorder_write", old.recorder_write != new.recorder_write),
         ("isolation", old.isolation != new.isolation),
         ("metrics", old.metrics != new.metrics),
     ] {

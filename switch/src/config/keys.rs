@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::Fault;
 use super::places::uid_of_user;
+use super::trigger::Trigger;
 use super::value::{Value, nearest};
 use super::{Config, Isolation, Keys, PortConfig};
 use crate::port::{Kind, PortSpec, SOCKET_PATH_MAX, is_socket_path, parse_address};
@@ -38,6 +39,8 @@ pub const SWITCH_KEYS: &[&str] = &[
     "busy_poll",
     "fast_path",
     "recorder",
+    "recorder_trigger",
+    "recorder_write",
     "isolation",
     "metrics",
 ];
@@ -201,6 +204,12 @@ pub(super) fn set_switch_key(config: &mut Config, key: &str, value: &Value) -> R
         "busy_poll" => config.busy_poll = value.duration(key, BUSY_POLL_MAX)?,
         "fast_path" => config.fast_path = value.bool(key)?,
         "recorder" => config.recorder = value.size(key, RECORDER_MIN..=RECORDER_MAX)?,
+        "recorder_trigger" => {
+            config.recorder_trigger = unless(value, "off", |value| Trigger::parse(value.text(key)?))?;
+        }
+        "recorder_write" => {
+            config.recorder_write = unless(value, "off", |value| Ok(PathBuf::from(value.text(key)?)))?;
+        }
         "isolation" => config.isolation = isolation(value)?,
         "metrics" => config.metrics = metrics(value)?,
         _ => return Err(unknown_key(key, SWITCH_KEYS, "in [switch]")),

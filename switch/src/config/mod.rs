@@ -16,6 +16,7 @@ mod file;
 mod flags;
 mod keys;
 mod places;
+mod trigger;
 mod value;
 mod write;
 
@@ -27,6 +28,7 @@ pub use error::{ConfigError, Origin};
 pub use flags::Flags;
 pub use keys::{LIVE_KEYS, PORT_KEYS, SWITCH_KEYS};
 pub use places::{Invoker, uid_of_user, user_of_uid};
+pub use trigger::Trigger;
 pub use value::{Value, duration_text, parse_duration, parse_size, size_text};
 
 use std::collections::BTreeMap;
@@ -60,6 +62,10 @@ pub struct Config {
     pub fast_path: bool,
     /// Bytes in which the last frames are kept; 0: no recorder.
     pub recorder: u64,
+    /// What makes the recorder write a file by itself.
+    pub recorder_trigger: Option<Trigger>,
+    /// The directory of such files.
+    pub recorder_write: Option<PathBuf>,
     /// How `netdev` ports are kept apart from the host's own stack.
     pub isolation: Isolation,
     /// Where metrics are read, if they are.
@@ -133,6 +139,8 @@ impl Config {
             busy_poll: invoker.busy_poll(),
             fast_path: true,
             recorder: 0,
+            recorder_trigger: None,
+            recorder_write: None,
             isolation: Isolation::Auto,
             metrics: None,
             ports: Vec::new(),
@@ -153,6 +161,8 @@ impl Config {
             busy_poll: Duration::ZERO,
             fast_path: true,
             recorder: self.recorder,
+            recorder_trigger: self.recorder_trigger.clone(),
+            recorder_write: self.recorder_write.clone(),
             isolation: self.isolation,
             metrics: self.metrics,
             ports: Vec::new(),

@@ -19,7 +19,7 @@ impl Config {
             text,
             "]\n\n[switch]\nname = {}\ncontrol = {}\nowner = {}\nageing = \"{}\"\nfdb_size = {}\n\
              transparent = {}\npad_runts = {}\nbusy_poll = \"{}\"\nfast_path = {}\nrecorder = \"{}\"\n\
-             isolation = \"{}\"\nmetrics = \"{}\"\n",
+             recorder_trigger = {}\nrecorder_write = {}\nisolation = \"{}\"\nmetrics = \"{}\"\n",
             quoted(&self.name),
             quoted(&self.control.to_string_lossy()),
             self.owner,
@@ -30,6 +30,8 @@ impl Config {
             duration_text(self.busy_poll),
             self.fast_path,
             self.recorder_text(),
+            quoted(&self.trigger_text()),
+            quoted(&self.recordings_text()),
             self.isolation.name(),
             self.metrics.map_or_else(|| "off".to_owned(), |at| at.to_string()),
         );

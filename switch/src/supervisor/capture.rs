@@ -43,27 +43,12 @@ impl Supervisor {
     }
 
     /// Starts the capture thread, if it does not run.
-    fn start_captures(&mut self) -> io::Result<()> {
+    pub(super) fn start_captures(&mut self) -> io::Result<()> {
         if self.captures.is_none()
             && let Some(observation) = self.engine.take_observation()
         {
             let (orders, waker) = (self.engine.orders(), self.engine.control_waker());
             self.captures = Some(Captures::start(observation, orders, waker)?);
-        }
-        Ok(())
-    }
-
-    /// Starts the recorder, if the configuration has one.
-    ///
-    /// # Errors
-    /// No thread is left, or the data thread is gone.
-    pub fn start_recorder(&mut self, bytes: u64) -> anyhow::Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.start_captures()?;
-        if let Some(captures) = &self.captures {
-            captures.record(usize::try_from(bytes).unwrap_or(usize::MAX))?;
         }
         Ok(())
     }
@@ -107,7 +92,7 @@ impl Supervisor {
     }
 
     /// Every port, as captures describe it.
-    fn labels(&self) -> Labels {
+    pub(super) fn labels(&self) -> Labels {
         let label = |name: &str| self.config.port(name).map(label);
         self.ports.iter().filter_map(|held| Some((held.id, label(&held.name)?))).collect()
     }
@@ -131,14 +116,21 @@ impl Supervisor {
     /// Writes down what happened to captures.
     pub fn take_capture_news(&mut self) {
         while let Some(news) = self.captures.as_ref().and_then(Captures::news) {
-            let capture = |id: u64| format!("capture {id}");
-            self.happened(match news {
+            let capture = |id: u64| self.name_of_capture(id);
+            let happening = match news {
+                News::Triggered => {
+                    self.write_recorded();
+                    continue;
+                }
                 News::Started { id } => Happening::CaptureStarted { capture: capture(id) },
                 News::Missing { id, missed } => Happening::CaptureLost { capture: capture(id), lost: missed },
                 News::Stopped { id, why, written, missed } => {
-                    Happening::CaptureStopped { capture: capture(id), why, frames: written, lost: missed }
+                    let capture = capture(id);
+                    self.forget_capture(id);
+                    Happening::CaptureStopped { capture, why, frames: written, lost: missed }
                 }
-            });
+            };
+            self.happened(happening);
         }
     }
 
@@ -147,6 +139,7 @@ impl Supervisor {
         if let Some(captures) = self.captures.take() {
             captures.join();
         }
+        self.end_files();
     }
 }
 

@@ -12,6 +12,7 @@ mod answer;
 mod capture;
 mod follow;
 mod record;
+mod recorder;
 mod reload;
 mod sockets;
 mod trace;
@@ -106,6 +107,8 @@ pub struct Supervisor {
     fast: Option<FastPath>,
     /// The capture thread, once there was a capture.
     captures: Option<Captures>,
+    /// What the recorder writes by itself.
+    files: recorder::Files,
     /// Where the ports' sockets ask to be looked at.
     registry: mio::Registry,
     ports: Vec<Held>,
@@ -141,6 +144,7 @@ impl Supervisor {
             engine,
             fast,
             captures: None,
+            files: recorder::Files::default(),
             registry,
             ports,
             source: None,

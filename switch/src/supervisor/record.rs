@@ -31,7 +31,13 @@ impl Supervisor {
     /// Writes down that `what` happened now.
     pub fn happened(&mut self, what: Happening) {
         let stamp = self.stamp();
-        self.journal.record(stamp, what);
+        self.write_down(stamp, what);
+    }
+
+    /// False where the journal has had too many of its kind.
+    fn write_down(&mut self, at: Stamp, what: Happening) -> bool {
+        self.trigger_by(&what);
+        self.journal.record(at, what).is_some()
     }
 
     /// Everything that metrics tell, at one instant; `None` once the data thread
@@ -117,10 +123,10 @@ impl Supervisor {
             NoteKind::TableFull => Happening::TableFull { port, mac, vid },
             NoteKind::Moved => {
                 if let Some(moves) = self.flaps.moved(note.at, note.vid, mac) {
-                    let what =
-                        Happening::MacFlapping { mac, vid, from: from.clone(), port: port.clone(), moves };
+                    let (by, to) = (from.clone(), port.clone());
+                    let what = Happening::MacFlapping { mac, vid, from: by, port: to, moves };
                     // The journal's bound is the log's too.
-                    if self.journal.record(at, what).is_some() {
+                    if self.write_down(at, what) {
                         tracing::warn!(
                             "{mac} moves between {from} and {port}: two guests share a MAC; set mac= on each"
                         );
@@ -129,7 +135,7 @@ impl Supervisor {
                 Happening::MacMoved { mac, vid, from, port }
             }
         };
-        self.journal.record(at, what);
+        self.write_down(at, what);
     }
 }
 

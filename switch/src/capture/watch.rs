@@ -1,0 +1,61 @@
+//! Looks through what the recorder keeps for what is worth a file.
+//!
+//! Once it has seen that, it looks away for [`HOLD_OFF`]: of a storm one file is
+//! enough, and a file takes its time.
+//!
+//! Deliberately absent: files, and events, which are no frames.
+
+use super::bpf::Program;
+use super::session::HOLD_OFF;
+use crate::bridge::{DropReason, Refusal, Time, Verdict};
+use crate::engine::observe::{Block, Turn};
+
+/// What is looked for.
+#[derive(Debug)]
+pub enum Worth {
+    /// A frame dropped for that reason.
+    Drop(DropReason),
+    /// A copy refused for that reason.
+    Refused(Refusal),
+    /// A frame that came in and is accepted.
+    Accepted(Program),
+}
+
+/// Who looks.
+#[derive(Debug)]
+pub(super) struct Watch {
+    worth: Worth,
+    /// What was before this is none of its business.
+    next: Time,
+}
+
+impl Watch {
+    pub fn new(worth: Worth) -> Watch {
+        Watch { worth, next: Time::START }
+    }
+
+    /// Whether `block` has what is worth a file.
+    pub fn sees(&mut self, block: &Block) -> bool {
+        if block.last_time().is_none_or(|last| last < self.next) {
+            return false;
+        }
+        let found = block.turns().find(|turn| turn.time >= self.next && self.worth.is_in(turn));
+        let Some(found) = found else { return false };
+        self.next = found.time.after(HOLD_OFF);
+        true
+    }
+}
+
+impl Worth {
+    fn is_in(&self, turn: &Turn<'_>) -> bool {
+        match self {
+            Worth::Drop(reason) => {
+                turn.frames.iter().any(|seen| seen.story.verdict == Verdict::Drop(*reason))
+            }
+            Worth::Refused(reason) => turn.refusals.iter().any(|(_, refusal)| refusal == reason),
+            Worth::Accepted(program) => {
+                turn.frames.iter().any(|seen| program.accepts(turn.bytes(seen), seen.len))
+            }
+        }
+    }
+}
