@@ -80,6 +80,8 @@ fn what_was_before_it_was_asked_is_told_with_its_verdicts() {
     // A port of the same number and another name is another one.
     drop(rig.handle.ask(|reply| Command::RemovePort { id: PortId::new(1), reply }).unwrap());
     rig.ports.truncate(1);
+    captures.name(PortId::new(1), Label { name: "refused".to_owned(), description: String::new() });
+    captures.unname(PortId::new(1));
     add(&mut rig, &captures, 1, "late");
     rig.ports[0].inject(&frame(0xff, 1));
     rig.settle();

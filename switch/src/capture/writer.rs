@@ -86,6 +86,8 @@ enum Order {
     Record { limit: usize, worth: Option<Worth> },
     /// The name of the port that will be added next under that number.
     Name { id: PortId, label: Label },
+    /// That port was not added after all.
+    Unname { id: PortId },
 }
 
 /// The control thread's hold on the capture thread.
@@ -204,6 +206,11 @@ impl Captures {
             let _ = self.engine.send(Command::ObservePort { id: *capture, port: id, is_wanted });
         }
         self.order(Order::Name { id, label });
+    }
+
+    /// Says that the engine refused the port that was named last under that number.
+    pub fn unname(&self, id: PortId) {
+        self.order(Order::Unname { id });
     }
 
     /// What happened, if it was not taken yet.
@@ -344,6 +351,11 @@ impl Writer {
                 // A later capture comes with the names of its time.
                 if !self.clients.is_empty() || self.recorder.is_some() {
                     self.names.push_back((self.names_len, id, label));
+                }
+            }
+            Order::Unname { id } => {
+                if let Some(at) = self.names.iter().rposition(|(_, named, _)| *named == id) {
+                    self.names.remove(at);
                 }
             }
         }

@@ -323,6 +323,8 @@ impl Supervisor {
                 patience: 1,
                 turned_away: String::new(),
             });
+        } else if let Some(captures) = &self.captures {
+            captures.unname(id);
         }
         Ok(added)
     }
