@@ -20,15 +20,15 @@ use super::engine::{LIMIT, Rig};
 /// A switch of two ports that remembers, in `limit` bytes.
 fn recording(limit: usize) -> (Rig, Captures) {
     let mut rig = Rig::new(&[]);
-    let captures = start(&mut rig);
+    let mut captures = start(&mut rig);
     captures.record(limit, None).unwrap();
     for n in 0..2 {
-        add(&mut rig, &captures, n, &format!("p{n}"));
+        add(&mut rig, &mut captures, n, &format!("p{n}"));
     }
     (rig, captures)
 }
 
-fn add(rig: &mut Rig, captures: &Captures, number: u8, name: &str) {
+fn add(rig: &mut Rig, captures: &mut Captures, number: u8, name: &str) {
     captures.name(PortId::new(number), Label { name: name.to_owned(), description: String::new() });
     rig.add(number, false);
 }
@@ -82,7 +82,7 @@ fn what_was_before_it_was_asked_is_told_with_its_verdicts() {
     rig.ports.truncate(1);
     captures.name(PortId::new(1), Label { name: "refused".to_owned(), description: String::new() });
     captures.unname(PortId::new(1));
-    add(&mut rig, &captures, 1, "late");
+    add(&mut rig, &mut captures, 1, "late");
     rig.ports[0].inject(&frame(0xff, 1));
     rig.settle();
     // A capture of what comes has no part of it, nor takes any.

@@ -254,6 +254,7 @@ mod tests {
             snaplen: SNAPLEN_MAX,
             count: None,
             segment: false,
+            last: None,
         };
         let mut client = Client::new(1, spec, Labels::new(), 0, start);
         client.connect(theirs, poll.registry(), Token(1)).unwrap();

@@ -586,6 +586,9 @@ impl Drop for Writer {
         for client in &self.clients {
             self.forget(client.id);
         }
+        if self.recorder.is_some() {
+            self.forget(RECORDER);
+        }
     }
 }
 
@@ -635,6 +638,7 @@ mod tests {
             snaplen: SNAPLEN_MAX,
             count: None,
             segment: false,
+            last: None,
         };
         let writer = Writer {
             poll,
@@ -647,6 +651,8 @@ mod tests {
             names: VecDeque::new(),
             names_len: 0,
             labels: Labels::new(),
+            recorder: None,
+            watch: None,
             clients: vec![Client::new(1, spec(), Labels::new(), 0, now())],
         };
         // One that it holds, and one that it has not heard of yet.
