@@ -9,12 +9,15 @@
 //! Deliberately absent: formats (`session`, `pcapng`), and files, which the
 //! readers write.
 
+mod captures;
+
+pub use captures::{CAPTURES_MAX, Captures};
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -22,23 +25,17 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::client::{Client, Heard, PATIENCE, Stage};
 use super::recorder::{Item, Recorder};
-use super::session::{Label, Labels, Names, SNAPLEN_MAX, Spec};
+use super::session::{Label, Labels, Spec};
 use super::watch::{Watch, Worth};
-use crate::bridge::{PortId, PortSet, Time};
-use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told, Want};
-use crate::engine::{Command, Ended, Orders};
-
-/// The most captures at a time.
-pub const CAPTURES_MAX: usize = 16;
+use crate::bridge::{PortId, Time};
+use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told};
+use crate::engine::{Command, Orders};
 
 /// Readers have this long to take the rest when the switch ends.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The recorder's number among captures, which begin at 1.
 const RECORDER: u64 = 0;
-
-/// News that wait to be taken; more are not written down.
-const NEWS_MAX: usize = 64;
 
 /// A capture that misses frames says so this often.
 const MISSING_EVERY: Duration = Duration::from_secs(1);
@@ -88,151 +85,6 @@ enum Order {
     Name { id: PortId, label: Label },
     /// That port was not added after all.
     Unname { id: PortId },
-}
-
-/// The control thread's hold on the capture thread.
-#[derive(Debug)]
-pub struct Captures {
-    orders: Sender<Order>,
-    waker: Arc<Waker>,
-    engine: Orders,
-    thread: Option<JoinHandle<()>>,
-    last_id: u64,
-    /// Captures that the thread holds.
-    held: Arc<AtomicUsize>,
-    /// Captures of chosen ports: their names, as long as the thread holds them.
-    chosen: Vec<(u64, Weak<Names>)>,
-    news: Receiver<News>,
-}
-
-impl Captures {
-    /// Starts the thread, with empty blocks for the data thread. `control` is woken
-    /// when there are news.
-    ///
-    /// # Errors
-    /// The kernel has no thread or epoll instance left to give.
-    pub fn start(
-        observation: Observation,
-        engine: Orders,
-        control: Option<Arc<Waker>>,
-    ) -> io::Result<Captures> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        observation.sleeper.set_waker(Arc::clone(&waker));
-        for _ in 0..BLOCKS {
-            // There is room for all of them.
-            let _ = observation.empty.try_send(Block::new());
-        }
-        let (orders, inbox) = crossbeam_channel::bounded(1024);
-        let held = Arc::new(AtomicUsize::new(0));
-        let (news_in, news) = crossbeam_channel::bounded(NEWS_MAX);
-        let mut writer = Writer {
-            poll,
-            observation,
-            inbox,
-            engine: engine.clone(),
-            held: Arc::clone(&held),
-            news: news_in,
-            control,
-            names: VecDeque::new(),
-            names_len: 0,
-            labels: Labels::new(),
-            recorder: None,
-            watch: None,
-            clients: Vec::new(),
-        };
-        let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || writer.run())?;
-        Ok(Captures {
-            orders,
-            waker,
-            engine,
-            thread: Some(thread),
-            last_id: 0,
-            held,
-            chosen: Vec::new(),
-            news,
-        })
-    }
-
-    /// Whether the thread is there; it ends before the switch only by a fault.
-    pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
-    }
-
-    /// Whether another capture may begin.
-    pub fn has_room(&self) -> bool {
-        self.held.load(Ordering::SeqCst) < CAPTURES_MAX
-    }
-
-    /// Begins a capture while the switch has the ports of `labels`; returns its
-    /// number, by which its reader is handed over.
-    ///
-    /// # Errors
-    /// [`Ended`] when the data thread is gone.
-    pub fn begin(&mut self, spec: Spec, labels: Labels) -> Result<u64, Ended> {
-        self.last_id += 1;
-        let (id, want) = (self.last_id, spec.want(&labels));
-        self.chosen.extend(spec.ports.as_ref().map(|names| (id, Arc::downgrade(names))));
-        self.held.fetch_add(1, Ordering::SeqCst);
-        self.order(Order::Begin { id, spec: Box::new(spec), labels });
-        self.engine.send(Command::Observe { id, want: Some(want) })?;
-        Ok(id)
-    }
-
-    /// Keeps the last frames from now on, in at most `limit` bytes, and says when
-    /// there is what is `worth` a file among them.
-    ///
-    /// # Errors
-    /// [`Ended`] when the data thread is gone.
-    pub fn record(&self, limit: usize, worth: Option<Worth>) -> Result<(), Ended> {
-        self.order(Order::Record { limit, worth });
-        let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
-        self.engine.send(Command::Observe { id: RECORDER, want: Some(want) })
-    }
-
-    /// Gives capture `id` its reader, or the news that there is none.
-    pub fn hand_over(&self, id: u64, stream: Option<UnixStream>) {
-        self.order(Order::Reader { id, stream });
-    }
-
-    /// Says what the port is called that the engine is about to get. A capture of
-    /// chosen ports gets its frames if it was chosen by that name, and no others
-    /// of its number.
-    pub fn name(&mut self, id: PortId, label: Label) {
-        self.chosen.retain(|(_, names)| names.strong_count() > 0);
-        for (capture, names) in &self.chosen {
-            let is_wanted = names.upgrade().is_some_and(|names| names.contains(&label.name));
-            // If the data thread is gone, there is nothing to be told.
-            let _ = self.engine.send(Command::ObservePort { id: *capture, port: id, is_wanted });
-        }
-        self.order(Order::Name { id, label });
-    }
-
-    /// Says that the engine refused the port that was named last under that number.
-    pub fn unname(&self, id: PortId) {
-        self.order(Order::Unname { id });
-    }
-
-    /// What happened, if it was not taken yet.
-    pub fn news(&self) -> Option<News> {
-        self.news.try_recv().ok()
-    }
-
-    /// Waits for the thread, which ends soon after the data thread.
-    pub fn join(mut self) {
-        let _ = self.waker.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported, and harmed no frame.
-            let _ = thread.join();
-        }
-    }
-
-    fn order(&self, order: Order) {
-        // The thread takes orders whatever its readers do. If it is gone, there
-        // is nobody to obey.
-        let _ = self.orders.send(order);
-        let _ = self.waker.wake();
-    }
 }
 
 /// The thread's own state.
@@ -611,68 +463,4 @@ fn now() -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::session::SNAPLEN_MAX;
-    use super::*;
-    use crate::bridge::{PortSet, Settings};
-    use crate::engine::observe::Want;
-    use crate::engine::{Engine, Tuning};
-
-    #[test]
-    fn a_thread_that_ends_has_the_data_thread_record_no_more() {
-        let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true };
-        let (engine, mut handle) = Engine::new(Settings::default(), tuning, [1, 2], None).unwrap();
-        let data = std::thread::spawn(move || drop(engine.run().unwrap()));
-        let observation = handle.take_observation().unwrap();
-        let told = observation.told.clone();
-        let poll = Poll::new().unwrap();
-        let (orders, inbox) = crossbeam_channel::bounded(8);
-        let (news, _) = crossbeam_channel::bounded(NEWS_MAX);
-        let spec = || Spec {
-            switch: String::new(),
-            config: String::new(),
-            ports: None,
-            kinds: [true; 4],
-            filter: None,
-            filter_text: String::new(),
-            snaplen: SNAPLEN_MAX,
-            count: None,
-            segment: false,
-            last: None,
-        };
-        let writer = Writer {
-            poll,
-            observation,
-            inbox,
-            engine: handle.orders(),
-            held: Arc::default(),
-            news,
-            control: None,
-            names: VecDeque::new(),
-            names_len: 0,
-            labels: Labels::new(),
-            recorder: None,
-            watch: None,
-            clients: vec![Client::new(1, spec(), Labels::new(), 0, now())],
-        };
-        // One that it holds, and one that it has not heard of yet.
-        let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
-        for id in [1, 2] {
-            handle.send(Command::Observe { id, want: Some(want) }).unwrap();
-        }
-        let begin = Order::Begin { id: 2, spec: Box::new(spec()), labels: Labels::new() };
-        orders.send(begin).unwrap();
-        drop(writer);
-        let mut marks = Vec::new();
-        while marks.len() < 4 {
-            match told.recv_timeout(Duration::from_secs(20)).unwrap() {
-                Told::Mark(mark) => marks.push((mark.id, mark.edge)),
-                Told::Block(_) | Told::Change { .. } | Told::Fdb { .. } => {}
-            }
-        }
-        marks.sort_by_key(|(id, _)| *id);
-        assert_eq!(marks, [(1, Edge::Start), (1, Edge::End), (2, Edge::Start), (2, Edge::End)]);
-        handle.send(Command::Stop).unwrap();
-        data.join().unwrap();
-    }
-}
+mod tests;
