@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 /// The most instructions of a program (BPF_MAXINSNS).
 pub const LEN_MAX: usize = 4096;
 
+/// A filter may look so far into a frame, whatever is kept of it, and no further:
+/// what it accepts must not depend on how much a capture or the recorder keeps.
+pub const REACH: u32 = 2048;
+
 /// Words of scratch memory.
 const MEMORY: usize = 16;
 
@@ -161,8 +165,9 @@ impl Program {
     }
 
     /// Whether a frame of `len` bytes, the first of which are `bytes`, is
-    /// accepted. A program that reads beyond them rejects.
+    /// accepted. A program that reads beyond them, or beyond its [`REACH`], rejects.
     pub fn accepts(&self, bytes: &[u8], len: u32) -> bool {
+        let bytes = &bytes[..bytes.len().min(REACH as usize)];
         self.run(bytes, len).is_some_and(|snaplen| snaplen != 0)
     }
 
@@ -368,6 +373,16 @@ mod tests {
         assert!(!program.accepts(&udp(54), 60));
         assert!(!program.accepts(&[0xff; 60], 60));
         assert!(!program.accepts(&udp(53)[..41], 60), "what is read is not there");
+    }
+
+    #[test]
+    fn what_is_kept_beyond_its_reach_is_not_read() {
+        let frame = [7; 3000];
+        for (at, accepted) in [(2047, true), (2048, false)] {
+            let program = Program::new(&insns(&[(0x30, 0, 0, at), (0x16, 0, 0, 0)])).unwrap();
+            assert_eq!(program.accepts(&frame, 3000), accepted, "{at}");
+            assert_eq!(program.accepts(&frame[..2048], 3000), accepted, "{at}");
+        }
     }
 
     #[test]

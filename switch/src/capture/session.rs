@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bpf::Program;
+use super::bpf::{self, Program};
 use super::pcapng::{self, FrameRecord, Totals, Way};
 use super::sink::Sink;
 use super::state::{self, State, Summary, Sums, What};
@@ -28,10 +28,6 @@ pub const SNAPLEN_MAX: u32 = 262_144;
 
 /// What the recorder's trigger has set off, it does not set off again for so long.
 pub const HOLD_OFF: Duration = Duration::from_secs(10);
-
-/// A filter may look so far into a frame, whatever is kept of it, and no further:
-/// what it accepts must not depend on how much another capture keeps.
-const FILTER_BYTES: u32 = 2048;
 
 /// Sums are written into the stream this often, in nanoseconds.
 const SUMS_EVERY: u64 = 1_000_000_000;
@@ -81,7 +77,7 @@ impl Spec {
     /// What the data thread has to tell for it while the ports are those of
     /// `labels`.
     pub fn want(&self, labels: &Labels) -> Want {
-        let filtered = if self.filter.is_some() { FILTER_BYTES } else { 0 };
+        let filtered = if self.filter.is_some() { bpf::REACH } else { 0 };
         let snaplen = if self.segment { SNAPLEN_MAX } else { self.snaplen.max(filtered) };
         let ports = match &self.ports {
             None => PortSet::ALL,
@@ -589,7 +585,7 @@ impl Shot<'_> {
     fn is_accepted(&mut self, filter: Option<&Program>) -> bool {
         let Some(filter) = filter else { return true };
         let (turn, seen) = (self.turn, self.seen);
-        *self.accepted.get_or_insert_with(|| filter.accepts(cut(turn.bytes(seen), FILTER_BYTES), seen.len))
+        *self.accepted.get_or_insert_with(|| filter.accepts(turn.bytes(seen), seen.len))
     }
 }
 
