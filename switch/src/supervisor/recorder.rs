@@ -5,6 +5,7 @@
 //! from its clients.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -32,18 +33,44 @@ pub(super) struct Files {
     kept: VecDeque<PathBuf>,
     /// What captures are written to which, until they have stopped.
     names: BTreeMap<u64, String>,
-    /// Threads that write; each gives the path of a file that is whole.
-    writing: Vec<JoinHandle<Option<PathBuf>>>,
+    /// Threads that write.
+    writing: Vec<JoinHandle<Written>>,
 }
 
+/// A file that is whole, or else the one that would have given way to it.
+type Written = Result<PathBuf, Option<PathBuf>>;
+
 impl Files {
-    /// Takes note of files that are whole by now.
+    /// Takes note of files that are whole by now, or never will be.
     fn collect(&mut self) {
         let (done, under_way) = self.writing.drain(..).partition(JoinHandle::is_finished);
         self.writing = under_way;
-        let done: Vec<JoinHandle<_>> = done;
-        // A panic there has been reported.
-        self.kept.extend(done.into_iter().filter_map(|thread| thread.join().ok().flatten()));
+        let done: Vec<JoinHandle<Written>> = done;
+        for thread in done {
+            match thread.join() {
+                Ok(Ok(new)) => self.kept.push_back(new),
+                Ok(Err(Some(old))) => self.kept.push_front(old),
+                // A panic there has been reported.
+                Ok(Err(None)) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Starts to write what comes by `stream` to a file at `path`, which takes the
+    /// place of the oldest if there are as many as are kept.
+    fn begin(&mut self, stream: UnixStream, path: PathBuf, owner: u32) -> io::Result<()> {
+        let is_full = self.kept.len() + self.writing.len() >= FILES_MAX;
+        let old = self.kept.front().filter(|_| is_full).cloned();
+        let thread = std::thread::Builder::new().name("recorded".to_owned());
+        let thread = thread.spawn(move || {
+            if dump::write(stream, &path, owner, old.as_deref()) { Ok(path) } else { Err(old) }
+        })?;
+        if is_full {
+            // The thread has it now.
+            self.kept.pop_front();
+        }
+        self.writing.push(thread);
+        Ok(())
     }
 }
 
@@ -117,10 +144,7 @@ impl Supervisor {
         let captures = self.captures.as_mut().filter(|captures| captures.has_room());
         let captures = captures.context("there are too many captures under way")?;
         let (ours, theirs) = UnixStream::pair()?;
-        let old = if self.files.kept.len() < FILES_MAX { None } else { self.files.kept.pop_front() };
-        let thread = std::thread::Builder::new().name("recorded".to_owned());
-        let thread = thread.spawn(move || dump::write(ours, &path, owner, old.as_deref()).then_some(path))?;
-        self.files.writing.push(thread);
+        self.files.begin(ours, path, owner)?;
         let id = captures.begin(spec, labels)?;
         captures.hand_over(id, Some(theirs));
         self.files.names.insert(id, name);
@@ -143,5 +167,49 @@ impl Supervisor {
             // A panic there has been reported.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::capture::pcapng;
+    use crate::capture::state::{State, Summary};
+
+    /// Writes to `path`, and waits for the end of it.
+    fn write(files: &mut Files, path: PathBuf, bytes: &[u8]) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        files.begin(ours, path, rustix::process::geteuid().as_raw()).unwrap();
+        theirs.write_all(bytes).unwrap();
+        drop(theirs);
+        while !files.writing.is_empty() {
+            files.collect();
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_newest_files_stay_and_one_that_fails_takes_no_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |number: usize| dir.path().join(format!("{number:02}"));
+        let mut whole = Vec::new();
+        pcapng::state(&mut whole, &serde_json::to_vec(&State::End(Summary::default())).unwrap());
+        let mut files = Files::default();
+        for number in 0..FILES_MAX + 2 {
+            write(&mut files, path(number), &whole);
+        }
+        for half in 100..103 {
+            write(&mut files, path(half), &whole[..8]);
+        }
+        let newest: Vec<_> = (2..FILES_MAX + 2).map(path).collect();
+        assert_eq!(files.kept, newest);
+        write(&mut files, path(50), &whole);
+        let mut there: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        there.sort();
+        assert_eq!(there, [&newest[1..], &[path(50)]].concat());
+        assert_eq!(files.kept, there);
     }
 }
