@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use super::session::{Label, Labels, Progress, Session};
-use crate::bridge::PortId;
+use crate::bridge::{PortId, Time};
 use crate::engine::observe::{Block, Lost};
 
 /// What an item takes beside its content: its place in a queue that grows by
@@ -26,7 +26,7 @@ pub(super) enum Item {
     /// Frames.
     Frames(Block),
     /// Frames that were not recorded, and are told without any that were.
-    Lost(Vec<(PortId, Lost)>),
+    Lost(Time, Vec<(PortId, Lost)>),
     /// A port was added under this number.
     Named(PortId, Label),
 }
@@ -37,7 +37,7 @@ impl Item {
         ITEM_OVERHEAD
             + match self {
                 Item::Frames(block) => block.memory(),
-                Item::Lost(lost) => size_of_val(lost.as_slice()),
+                Item::Lost(_, lost) => size_of_val(lost.as_slice()),
                 Item::Named(_, label) => label_memory(label),
             }
     }
@@ -65,7 +65,7 @@ impl Cursor {
         }
         match item {
             Item::Frames(block) => session.miss(block, self.turn),
-            Item::Lost(lost) => session.lose(lost, 0),
+            Item::Lost(time, lost) => session.recall_lost(*time, lost),
             Item::Named(id, label) => session.name_port(*id, label),
         }
         (self.next, self.turn) = (number + 1, 0);
@@ -98,9 +98,9 @@ impl Recorder {
         }
     }
 
-    /// Keeps that frames were lost.
-    pub fn push_lost(&mut self, lost: &[(PortId, Lost)], forgotten: impl FnMut(u64, &Item)) {
-        let item = Item::Lost(lost.to_vec());
+    /// Keeps that frames were lost, at `time` or shortly before.
+    pub fn push_lost(&mut self, time: Time, lost: &[(PortId, Lost)], forgotten: impl FnMut(u64, &Item)) {
+        let item = Item::Lost(time, lost.to_vec());
         if !lost.is_empty() && self.make_room(item.memory(), forgotten) {
             self.items.push_back(item);
         }
@@ -161,7 +161,7 @@ impl Recorder {
                     }
                     Progress::Enough => return Some("count"),
                 },
-                Some(Item::Lost(lost)) => session.lose(lost, 0),
+                Some(Item::Lost(time, lost)) => session.recall_lost(*time, lost),
                 Some(Item::Named(id, label)) => session.name_port(*id, label),
                 None => break,
             }
@@ -179,7 +179,11 @@ mod tests {
     use crate::capture::session::Spec;
 
     fn session() -> Session {
-        Session::new(Spec {
+        Session::new(spec())
+    }
+
+    fn spec() -> Spec {
+        Spec {
             switch: String::new(),
             config: String::new(),
             ports: None,
@@ -190,7 +194,7 @@ mod tests {
             count: None,
             segment: false,
             last: Some(Duration::MAX),
-        })
+        }
     }
 
     fn label(name: &str) -> Label {
@@ -199,6 +203,10 @@ mod tests {
 
     fn lost(dropped: u64) -> [(PortId, Lost); 1] {
         [(PortId::new(1), Lost { dropped, ..Lost::default() })]
+    }
+
+    fn lose(recorder: &mut Recorder, dropped: u64, forgotten: impl FnMut(u64, &Item)) {
+        recorder.push_lost(Time::START, &lost(dropped), forgotten);
     }
 
     /// The memory of what is kept, counted anew.
@@ -238,23 +246,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_before_the_time_that_is_wanted_is_not_missing_from_it() {
+        let mut recorder = Recorder::new(10 * ITEM_OVERHEAD);
+        recorder.push_name(PortId::new(1), &label("p1"), |_, _| {});
+        for (secs, dropped) in [(4, 1), (5, 10), (9, 100)] {
+            recorder.push_lost(Time::from_secs(secs), &lost(dropped), |_, _| {});
+        }
+        let mut last = Session::new(Spec { last: Some(Duration::from_secs(5)), ..spec() });
+        last.begins(Time::from_secs(10));
+        let mut cursor = recorder.begin(&mut last);
+        assert_eq!(recorder.recall(&mut cursor, &mut last), Some("recorded"));
+        assert_eq!(last.missed(), 110);
+    }
+
+    #[test]
     fn what_is_forgotten_before_it_was_taken_is_counted_once() {
         let mut recorder = Recorder::new(6 * ITEM_OVERHEAD);
         recorder.push_name(PortId::new(1), &label("p1"), |_, _| {});
-        recorder.push_lost(&lost(1), |_, _| {});
-        recorder.push_lost(&lost(10), |_, _| {});
+        lose(&mut recorder, 1, |_, _| {});
+        lose(&mut recorder, 10, |_, _| {});
         let mut late = session();
         let mut cursor = recorder.begin(&mut late);
         // What comes after the order belongs to no capture of the past.
         for _ in 0..3 {
-            recorder.push_lost(&lost(100), |number, item| cursor.miss(number, item, &mut late));
+            lose(&mut recorder, 100, |number, item| cursor.miss(number, item, &mut late));
         }
         assert!(recorder.first >= 2, "the name and a part are forgotten");
         assert_eq!(late.missed(), 1);
         assert_eq!(recorder.recall(&mut cursor, &mut late), Some("recorded"));
         assert_eq!(late.missed(), 11);
         // Nor is it told of twice.
-        recorder.push_lost(&lost(100), |number, item| cursor.miss(number, item, &mut late));
+        lose(&mut recorder, 100, |number, item| cursor.miss(number, item, &mut late));
         assert_eq!(late.missed(), 11);
 
         let mut other = session();

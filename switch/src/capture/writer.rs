@@ -28,7 +28,7 @@ use super::recorder::{Item, Recorder};
 use super::session::{Label, Labels, Spec};
 use super::watch::{Watch, Worth};
 use crate::bridge::{PortId, Time};
-use crate::engine::observe::{BLOCKS, Block, Change, Edge, Mark, Observation, Told};
+use crate::engine::observe::{BLOCKS, Block, Change, Edge, Lost, Mark, Observation, Told};
 use crate::engine::{Command, Orders};
 
 /// Readers have this long to take the rest when the switch ends.
@@ -272,7 +272,8 @@ impl Writer {
     fn take_mark(&mut self, mark: &Mark) {
         if let Some(recorder) = &mut self.recorder {
             let clients = &mut self.clients;
-            recorder.push_lost(&mark.lost, |number, item| forget(clients, number, item));
+            let now = mark.snapshot.now;
+            recorder.push_lost(now, &mark.lost, |number, item| forget(clients, number, item));
         }
         for client in self.running() {
             client.session.lose(&mark.lost, mark.untold);
@@ -323,6 +324,13 @@ impl Writer {
                 recorder.push_name(*id, &label, |number, item| forget(clients, number, item));
             }
             self.labels.insert(*id, label);
+        }
+        if let Change::PortRemoved { id, lost, .. } = change
+            && *lost != Lost::default()
+            && let Some(recorder) = &mut self.recorder
+        {
+            let clients = &mut self.clients;
+            recorder.push_lost(time, &[(*id, *lost)], |number, item| forget(clients, number, item));
         }
         let Writer { clients, labels, .. } = self;
         for client in clients.iter_mut().filter(|client| client.is_running()) {

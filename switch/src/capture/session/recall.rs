@@ -9,7 +9,7 @@
 
 use super::{Label, Session};
 use crate::bridge::{PortCounters, PortId, Time};
-use crate::engine::observe::Block;
+use crate::engine::observe::{Block, Lost};
 
 /// Bytes that are made before the reader takes them.
 const AHEAD: usize = 1 << 20;
@@ -32,7 +32,7 @@ impl Session {
     }
 
     /// When it begins, if it is ordered `now`.
-    pub(super) fn begins(&mut self, now: Time) -> Time {
+    pub(in crate::capture) fn begins(&mut self, now: Time) -> Time {
         let Some(last) = self.spec.last else { return now };
         let last_ns = u64::try_from(last.as_nanos()).unwrap_or(u64::MAX);
         self.since = Time::from_nanos(now.as_nanos().saturating_sub(last_ns));
@@ -66,6 +66,13 @@ impl Session {
             }
         }
         Progress::Whole
+    }
+
+    /// Notes frames that were not recorded, and that no block tells of.
+    pub(in crate::capture) fn recall_lost(&mut self, time: Time, lost: &[(PortId, Lost)]) {
+        if time >= self.since {
+            self.lose(lost, 0);
+        }
     }
 
     /// Notes that the turns of `block` were forgotten, from number `from` on.

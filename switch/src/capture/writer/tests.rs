@@ -1,11 +1,62 @@
 //! The capture thread's state without its thread: what it is told, and what comes of
 //! it.
 
-use super::super::session::SNAPLEN_MAX;
+use super::super::session::{SNAPLEN_MAX, Session};
 use super::*;
-use crate::bridge::{PortSet, Settings};
+use crate::bridge::{PortCounters, PortSet, PortSettings, Settings};
 use crate::engine::observe::Want;
 use crate::engine::{Engine, Tuning};
+
+fn spec(last: Option<Duration>) -> Spec {
+    Spec {
+        switch: String::new(),
+        config: String::new(),
+        ports: None,
+        kinds: [true; 4],
+        filter: None,
+        filter_text: String::new(),
+        snaplen: SNAPLEN_MAX,
+        count: None,
+        segment: false,
+        last,
+    }
+}
+
+fn writer(
+    poll: Poll,
+    observation: Observation,
+    engine: Orders,
+    inbox: Receiver<Order>,
+    news: Sender<News>,
+) -> Writer {
+    Writer {
+        poll,
+        observation,
+        inbox,
+        engine,
+        held: Arc::default(),
+        news,
+        control: None,
+        names: VecDeque::new(),
+        names_len: 0,
+        labels: Labels::new(),
+        recorder: None,
+        watch: None,
+        clients: Vec::new(),
+    }
+}
+
+/// One with a recorder, that is told by its test.
+fn recording() -> Writer {
+    let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true };
+    let (_, mut handle) = Engine::new(Settings::default(), tuning, [1, 2], None).unwrap();
+    let (_, inbox) = crossbeam_channel::bounded(1);
+    let (news, _) = crossbeam_channel::bounded(1);
+    let observation = handle.take_observation().unwrap();
+    let mut writer = writer(Poll::new().unwrap(), observation, handle.orders(), inbox, news);
+    writer.obey(Order::Record { limit: 1 << 20, worth: None });
+    writer
+}
 
 #[test]
 fn a_thread_that_ends_has_the_data_thread_record_no_more() {
@@ -17,39 +68,14 @@ fn a_thread_that_ends_has_the_data_thread_record_no_more() {
     let poll = Poll::new().unwrap();
     let (orders, inbox) = crossbeam_channel::bounded(8);
     let (news, _) = crossbeam_channel::bounded(8);
-    let spec = || Spec {
-        switch: String::new(),
-        config: String::new(),
-        ports: None,
-        kinds: [true; 4],
-        filter: None,
-        filter_text: String::new(),
-        snaplen: SNAPLEN_MAX,
-        count: None,
-        segment: false,
-        last: None,
-    };
-    let writer = Writer {
-        poll,
-        observation,
-        inbox,
-        engine: handle.orders(),
-        held: Arc::default(),
-        news,
-        control: None,
-        names: VecDeque::new(),
-        names_len: 0,
-        labels: Labels::new(),
-        recorder: None,
-        watch: None,
-        clients: vec![Client::new(1, spec(), Labels::new(), 0, now())],
-    };
+    let mut writer = writer(poll, observation, handle.orders(), inbox, news);
+    writer.clients.push(Client::new(1, spec(None), Labels::new(), 0, now()));
     // One that it holds, and one that it has not heard of yet.
     let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
     for id in [1, 2] {
         handle.send(Command::Observe { id, want: Some(want) }).unwrap();
     }
-    let begin = Order::Begin { id: 2, spec: Box::new(spec()), labels: Labels::new() };
+    let begin = Order::Begin { id: 2, spec: Box::new(spec(None)), labels: Labels::new() };
     orders.send(begin).unwrap();
     drop(writer);
     let mut marks = Vec::new();
@@ -63,4 +89,23 @@ fn a_thread_that_ends_has_the_data_thread_record_no_more() {
     assert_eq!(marks, [(1, Edge::Start), (1, Edge::End), (2, Edge::Start), (2, Edge::End)]);
     handle.send(Command::Stop).unwrap();
     data.join().unwrap();
+}
+
+#[test]
+fn what_a_port_lost_before_it_was_removed_is_missing_from_the_past() {
+    let mut writer = recording();
+    let id = PortId::new(3);
+    let label = Label { name: "p3".to_owned(), description: String::new() };
+    writer.obey(Order::Name { id, label });
+    let settings = PortSettings::default();
+    writer.take_change(Time::from_secs(1), &Change::PortAdded { id, settings });
+    for lost in [Lost { forwarded: 5, refused: 2, ..Lost::default() }, Lost::default()] {
+        let counters = Box::new(PortCounters::ZERO);
+        writer.take_change(Time::from_secs(2), &Change::PortRemoved { id, counters, lost });
+    }
+    let mut session = Session::new(spec(Some(Duration::MAX)));
+    let recorder = writer.recorder.as_ref().unwrap();
+    let mut cursor = recorder.begin(&mut session);
+    assert_eq!(recorder.recall(&mut cursor, &mut session), Some("recorded"));
+    assert_eq!(session.missed(), 7);
 }
