@@ -1,6 +1,6 @@
 //! Looks through what the recorder keeps for what is worth a file.
 //!
-//! Once it has seen that, it looks away for [`HOLD_OFF`]: of a storm one file is
+//! Once that was passed on, it looks away for [`HOLD_OFF`]: of a storm one file is
 //! enough, and a file takes its time.
 //!
 //! Deliberately absent: files, and events, which are no frames.
@@ -34,15 +34,18 @@ impl Watch {
         Watch { worth, next: Time::START }
     }
 
-    /// Whether `block` has what is worth a file.
-    pub fn sees(&mut self, block: &Block) -> bool {
+    /// When there was what is worth a file, if `block` has that.
+    pub fn sees(&self, block: &Block) -> Option<Time> {
         if block.last_time().is_none_or(|last| last < self.next) {
-            return false;
+            return None;
         }
         let found = block.turns().find(|turn| turn.time >= self.next && self.worth.is_in(turn));
-        let Some(found) = found else { return false };
-        self.next = found.time.after(HOLD_OFF);
-        true
+        Some(found?.time)
+    }
+
+    /// Somebody knows of what it has `seen`.
+    pub fn look_away(&mut self, seen: Time) {
+        self.next = seen.after(HOLD_OFF);
     }
 }
 

@@ -253,8 +253,12 @@ impl Writer {
             let clients = &mut self.clients;
             recorder.push_frames(block, |number, item| forget(clients, number, item));
         }
-        if self.watch.as_mut().is_some_and(|watch| watch.sees(block)) {
-            self.tell(News::Triggered);
+        let worth = self.watch.as_ref().and_then(|watch| watch.sees(block));
+        if let Some(seen) = worth
+            && self.tell(News::Triggered)
+            && let Some(watch) = &mut self.watch
+        {
+            watch.look_away(seen);
         }
         let mut enough = Vec::new();
         for client in self.running() {
@@ -411,12 +415,14 @@ impl Writer {
         self.ask_fdb();
     }
 
-    fn tell(&self, news: News) {
-        // What nobody takes is not written down; the sums are in the capture.
-        let _ = self.news.try_send(news);
+    /// False if there was no room: what nobody takes is not written down, and the
+    /// sums are in the capture.
+    fn tell(&self, news: News) -> bool {
+        let is_told = self.news.try_send(news).is_ok();
         if let Some(control) = &self.control {
             let _ = control.wake();
         }
+        is_told
     }
 
     fn drop_client(&mut self, id: u64) {

@@ -3,9 +3,13 @@
 
 use super::super::session::{SNAPLEN_MAX, Session};
 use super::*;
-use crate::bridge::{PortCounters, PortSet, PortSettings, Settings};
+use crate::bridge::{
+    DropReason, Learning, LookUp, PortCounters, PortSet, PortSettings, Settings, Story, Verdict,
+};
 use crate::engine::observe::Want;
 use crate::engine::{Engine, Tuning};
+use crate::frame::Frame;
+use crate::offload::VnetHeader;
 
 fn spec(last: Option<Duration>) -> Spec {
     Spec {
@@ -46,16 +50,17 @@ fn writer(
     }
 }
 
-/// One with a recorder, that is told by its test.
-fn recording() -> Writer {
+/// One with a recorder, that is told by its test, and what becomes of its news, of
+/// which one has room.
+fn recording(worth: Option<Worth>) -> (Writer, Receiver<News>) {
     let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts: false, fast_path: true };
     let (_, mut handle) = Engine::new(Settings::default(), tuning, [1, 2], None).unwrap();
     let (_, inbox) = crossbeam_channel::bounded(1);
-    let (news, _) = crossbeam_channel::bounded(1);
+    let (news_in, news) = crossbeam_channel::bounded(1);
     let observation = handle.take_observation().unwrap();
-    let mut writer = writer(Poll::new().unwrap(), observation, handle.orders(), inbox, news);
-    writer.obey(Order::Record { limit: 1 << 20, worth: None });
-    writer
+    let mut writer = writer(Poll::new().unwrap(), observation, handle.orders(), inbox, news_in);
+    writer.obey(Order::Record { limit: 1 << 20, worth });
+    (writer, news)
 }
 
 #[test]
@@ -93,7 +98,7 @@ fn a_thread_that_ends_has_the_data_thread_record_no_more() {
 
 #[test]
 fn what_a_port_lost_before_it_was_removed_is_missing_from_the_past() {
-    let mut writer = recording();
+    let (mut writer, _news) = recording(None);
     let id = PortId::new(3);
     let label = Label { name: "p3".to_owned(), description: String::new() };
     writer.obey(Order::Name { id, label });
@@ -108,4 +113,26 @@ fn what_a_port_lost_before_it_was_removed_is_missing_from_the_past() {
     let mut cursor = recorder.begin(&mut session);
     assert_eq!(recorder.recall(&mut cursor, &mut session), Some("recorded"));
     assert_eq!(session.missed(), 7);
+}
+
+#[test]
+fn a_trigger_that_has_no_room_among_the_news_goes_off_with_the_next_frame() {
+    let (mut writer, news) = recording(Some(Worth::Drop(DropReason::Runt)));
+    let story = Story {
+        learning: Learning::NotReached,
+        bound: None,
+        look_up: LookUp::NotReached,
+        verdict: Verdict::Drop(DropReason::Runt),
+    };
+    let runt = Frame::new(&[0; 9], &[], VnetHeader::PLAIN);
+    let at = |secs| Block::of_one(Time::from_secs(secs), PortId::new(1), story, &runt);
+    writer.tell(News::Started { id: 1 });
+    writer.take_block(&at(1));
+    assert_eq!(news.try_iter().collect::<Vec<_>>(), [News::Started { id: 1 }]);
+    writer.take_block(&at(2));
+    assert_eq!(news.try_iter().collect::<Vec<_>>(), [News::Triggered]);
+    writer.take_block(&at(3));
+    assert_eq!(news.try_iter().collect::<Vec<_>>(), [], "of a storm one is enough");
+    writer.take_block(&at(12));
+    assert_eq!(news.try_iter().collect::<Vec<_>>(), [News::Triggered]);
 }

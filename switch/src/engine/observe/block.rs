@@ -159,6 +159,18 @@ impl Block {
         }
     }
 
+    /// One turn of one frame that left by no port.
+    #[cfg(test)]
+    pub(crate) fn of_one(time: Time, ingress: PortId, story: Story, frame: &Frame<'_>) -> Block {
+        let mut block = Block::new();
+        let (frames, stories) = (&[*frame][..], &[story][..]);
+        let (copies, refusals) = (&[][..], &[][..]);
+        let snaplen = u32::MAX;
+        let record = Record { time, ingress, first_id: 0, frames, stories, copies, refusals, snaplen };
+        assert!(block.push(&record));
+        block
+    }
+
     /// Makes it empty again.
     pub fn clear(&mut self) {
         self.turns.clear();
