@@ -2,7 +2,8 @@
 //!
 //! `stream` and `dgram` are ports of a whole switch that an ordinary user runs,
 //! with guests that speak as QEMU does. `vhost_user` is what such a switch takes of
-//! the machine with guests in shared memory: asleep, and at full speed.
+//! the machine with guests in shared memory: asleep, and at full speed. `capture` is
+//! what a capture has of their frames.
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
 //! itself goes, `hostile` the same against a whole switch. `commands` runs the
@@ -12,6 +13,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up has failed the test")]
 
+mod capture;
 mod commands;
 mod control;
 mod dgram;
