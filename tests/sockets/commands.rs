@@ -91,6 +91,32 @@ fn failures_say_what_to_do_and_have_their_exit_code() {
 }
 
 #[test]
+fn a_capture_that_cannot_be_is_refused_before_any_switch_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kept.pcapng");
+    std::fs::write(&file, "of yesterday").unwrap();
+    let huge = "99999999999999999999";
+    for (flag, values) in [
+        ("--snaplen", ["0", "13", "-1", "262145", huge]),
+        ("--count", ["0", "-1", "1.5", "x", huge]),
+        ("--duration", ["0s", "-1s", "5", "18446744073709551615s", &format!("{huge}h")]),
+        ("--last", ["0s", "-1s", "5", "18446744073709551615s", &format!("{huge}h")]),
+        ("--rotate", ["0", "-1M", "1M,keep 0", "17179869184G", &format!("{huge}s")]),
+        ("--direction", ["", "sideways", "In", "in,out", "-"]),
+    ] {
+        for value in values {
+            let argument = format!("{flag}={value}");
+            let mut command = vswitch(&["capture", "--control", "/nowhere/a.sock", &argument, "-w"]);
+            let (code, stdout, stderr) = outcome(command.arg(&file).output().unwrap());
+            assert_eq!((code, stdout.as_str()), (Some(2), ""), "{argument}: {stderr}");
+            let said = stderr.contains(&format!("'{value}' for '{flag} ")) || value.is_empty();
+            assert!(stderr.starts_with("error: ") && said, "{argument}: {stderr}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "of yesterday", "{argument}");
+        }
+    }
+}
+
+#[test]
 fn completions_and_man_pages_are_made() {
     let (code, stdout, _) = outcome(vswitch(&["completions", "bash"]).output().unwrap());
     assert!(code == Some(0) && stdout.contains("_vswitch()") && stdout.contains("--statics"));
