@@ -6,10 +6,10 @@
 //! what a capture has of their frames.
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
-//! itself goes, `hostile` the same against a whole switch. `commands` runs the
-//! client commands of the program as it was built. `follow` is the server with
-//! clients that follow events; `events`, `metrics`, `reload` and `top` are a
-//! whole switch.
+//! itself goes, `hostile` the same against a whole switch, and `hostile_capture` what
+//! is asked of captures there. `commands` runs the client commands of the program as
+//! it was built. `follow` is the server with clients that follow events; `events`,
+//! `metrics`, `reload` and `top` are a whole switch.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up has failed the test")]
 
@@ -20,6 +20,7 @@ mod dgram;
 mod events;
 mod follow;
 mod hostile;
+mod hostile_capture;
 mod metrics;
 mod ports;
 mod reload;

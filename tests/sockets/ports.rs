@@ -29,13 +29,20 @@ pub struct Rig {
     pub switch: Option<Switch>,
     pub user: Ordinary,
     specs: Vec<String>,
+    flags: Vec<String>,
 }
 
 impl Rig {
     /// A switch with a port `pN` of each of `kinds` (`stream`, `dgram`, with
     /// further keys) at [`path`](Self::path) N.
     pub fn new(kinds: &[&str]) -> Result<Rig> {
-        let mut rig = Rig { switch: None, user: Ordinary::new()?, specs: Vec::new() };
+        Rig::with_flags(kinds, &[])
+    }
+
+    /// The same with further flags of `vswitch run`.
+    pub fn with_flags(kinds: &[&str], flags: &[&str]) -> Result<Rig> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut rig = Rig { switch: None, user: Ordinary::new()?, specs: Vec::new(), flags };
         for (number, kind) in kinds.iter().enumerate() {
             let (kind, keys) = kind.split_once(',').map_or((*kind, String::new()), |(kind, keys)| {
                 (kind, format!(",{keys}").replace("HOME", &rig.user.home().display().to_string()))
@@ -50,6 +57,7 @@ impl Rig {
     pub fn start(&mut self) -> Result<()> {
         let mut args = vec!["--log", "info"];
         args.extend(self.specs.iter().flat_map(|spec| ["--port", spec]));
+        args.extend(self.flags.iter().map(String::as_str));
         self.switch = Some(Switch::start_as(&self.user, &args)?);
         Ok(())
     }
