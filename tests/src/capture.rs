@@ -68,6 +68,9 @@ impl Capture {
                 ensure!(word(body, 0)? == 1, "not Ethernet");
                 let options = options(&body[8..])?;
                 ensure!(find(&options, 9) == Some(&[9]), "times are in nanoseconds");
+                // Behind the byte that says that it is text.
+                let filter = find(&options, 11).map(|filter| std::str::from_utf8(&filter[1..]));
+                ensure!(filter.is_none_or(|text| text.is_ok()), "the filter's text is cut in a character");
                 let name = find(&options, 2).context("no name")?;
                 self.interfaces.push(String::from_utf8(name.to_vec())?);
                 self.totals.push(Totals::default());

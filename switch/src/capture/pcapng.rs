@@ -22,6 +22,9 @@ pub const STATE: u32 = 0x8056_5357;
 /// entries.
 pub const BLOCK_MAX: usize = 16 << 20;
 
+/// The most bytes of an option's value.
+const OPTION_MAX: usize = u16::MAX as usize;
+
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 const LINK_ETHERNET: u16 = 1;
 /// Times are in nanoseconds.
@@ -113,6 +116,7 @@ pub fn interface(out: &mut Vec<u8>, name: &str, description: &str, filter: &str,
     option(out, INTERFACE_RESOLUTION, &[RESOLUTION_NS]);
     if !filter.is_empty() {
         // Its first byte says that the filter is text.
+        let filter = whole_chars(filter, OPTION_MAX - 1);
         option(out, INTERFACE_FILTER, &[&[0], filter.as_bytes()].concat());
     }
     block.close_options(out);
@@ -201,11 +205,21 @@ impl Open {
 
 fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     // Longer ones are cut: a comment that names 256 ports still fits.
-    let value = &value[..value.len().min(u16::MAX.into())];
+    let value = &value[..value.len().min(OPTION_MAX)];
     put_u16(out, code);
     put_u16(out, u16::try_from(value.len()).unwrap_or(u16::MAX));
     out.extend_from_slice(value);
     pad(out);
+}
+
+/// As much of `text` as `room` bytes hold, without a part of a character: texts are
+/// UTF-8, as the draft says.
+fn whole_chars(text: &str, room: usize) -> &str {
+    let mut len = text.len().min(room);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    &text[..len]
 }
 
 fn put_u16(out: &mut Vec<u8>, value: u16) {
@@ -339,6 +353,19 @@ mod tests {
             blocks.feed(&[&FRAME.to_ne_bytes()[..], &len.to_ne_bytes()].concat());
             assert_eq!(blocks.next_block(), Err(Damaged(len)));
         }
+    }
+
+    #[test]
+    fn a_filter_that_is_too_long_is_cut_between_characters() {
+        // 65,534 bytes are room for 21,844 of three bytes, and two more.
+        let mut out = Vec::new();
+        interface(&mut out, "a", "", &"\u{20ac}".repeat(30_000), 96);
+        let text = "\u{20ac}".repeat(21_844);
+        let at = out.windows(4).position(|four| four == &text.as_bytes()[..4]).unwrap();
+        let len = u16::from_ne_bytes(*out[at - 3..].first_chunk().unwrap());
+        assert_eq!(usize::from(len), 1 + text.len());
+        assert_eq!(out[at..at + text.len()], *text.as_bytes());
+        assert_eq!(whole_chars("arp", 9), "arp");
     }
 
     #[test]
