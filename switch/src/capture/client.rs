@@ -171,7 +171,11 @@ impl Client {
                 self.is_blocked = true;
                 true
             }
-            Err(_) => false,
+            Err(_) => {
+                // What it said before it went is still there to be read.
+                self.listen();
+                false
+            }
         }
     }
 
@@ -277,5 +281,33 @@ mod tests {
         assert!(client.write(after(now + 9)) && !client.is_done(after(now + 9)));
         assert!(client.is_done(after(now + 19)));
         assert_eq!(client.why(after(now + 19)), "the reader took nothing for 10 s");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a point to count from")]
+    fn a_reader_that_has_gone_is_heard_although_the_write_fails_first() {
+        use std::io::Write as _;
+        let poll = Poll::new().unwrap();
+        let (mut reader, theirs) = StdStream::pair().unwrap();
+        let now = Instant::now();
+        let spec = Spec {
+            switch: String::new(),
+            config: String::new(),
+            ports: None,
+            kinds: [true; 4],
+            filter: None,
+            filter_text: String::new(),
+            snaplen: SNAPLEN_MAX,
+            count: None,
+            segment: false,
+            last: None,
+        };
+        let mut client = Client::new(1, spec, Labels::new(), 0, now);
+        client.connect(theirs, poll.registry(), Token(1)).unwrap();
+        reader.write_all(b"no space left on device\n").unwrap();
+        drop(reader);
+        client.session.sink.append(|out| out.resize(64, 7));
+        assert!(!client.write(now));
+        assert_eq!(client.why(now), "no space left on device");
     }
 }
