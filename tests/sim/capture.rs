@@ -27,18 +27,7 @@ use super::engine::{LIMIT, Rig, numbered};
 
 /// Everything, of a switch called `sim`.
 pub(super) fn everything() -> Spec {
-    Spec {
-        switch: "sim".to_owned(),
-        config: String::new(),
-        ports: None,
-        kinds: [true; 4],
-        filter: None,
-        filter_text: String::new(),
-        snaplen: SNAPLEN_MAX,
-        count: None,
-        segment: false,
-        last: None,
-    }
+    Spec::everything("sim", "")
 }
 
 pub(super) fn labels(ports: usize) -> Labels {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vswitch::bridge::{PortId, PortSettings, Settings};
 use vswitch::capture::Captures;
-use vswitch::capture::session::{Labels, SNAPLEN_MAX, Spec};
+use vswitch::capture::session::{Labels, Spec};
 use vswitch::engine::{Command, Engine, Handle, Tuning};
 use vswitch::offload::VnetHeader;
 use vswitch::port::memory::{MemoryHandle, Sample, memory};
@@ -85,18 +85,7 @@ impl Turns {
     pub fn captured(mut self) -> Turns {
         let observation = self.handle.take_observation().expect("the first capture");
         let mut captures = Captures::start(observation, self.handle.orders(), None).expect("a thread");
-        let spec = Spec {
-            switch: String::new(),
-            config: String::new(),
-            ports: None,
-            kinds: [true; 4],
-            filter: None,
-            filter_text: String::new(),
-            snaplen: SNAPLEN_MAX,
-            count: None,
-            segment: false,
-            last: None,
-        };
+        let spec = Spec::everything("", "");
         let (mut ours, theirs) = UnixStream::pair().expect("two sockets");
         let id = captures.begin(spec, Labels::new()).expect("the engine runs");
         captures.hand_over(id, Some(theirs));

@@ -234,34 +234,26 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
 
     use mio::Poll;
 
-    use super::super::session::SNAPLEN_MAX;
     use super::*;
+
+    /// A capture of everything, read by the other end of `stream`.
+    fn client(stream: StdStream, now: Instant) -> Client {
+        let mut client = Client::new(1, Spec::everything("", ""), Labels::new(), 0, now);
+        client.connect(stream, Poll::new().unwrap().registry(), Token(1)).unwrap();
+        client
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a point to count from")]
     fn a_reader_that_is_slow_gets_all_and_one_that_has_stopped_is_given_up() {
-        let poll = Poll::new().unwrap();
         let (mut reader, theirs) = StdStream::pair().unwrap();
         let start = Instant::now();
         let after = |secs| start + Duration::from_secs(secs);
-        let spec = Spec {
-            switch: String::new(),
-            config: String::new(),
-            ports: None,
-            kinds: [true; 4],
-            filter: None,
-            filter_text: String::new(),
-            snaplen: SNAPLEN_MAX,
-            count: None,
-            segment: false,
-            last: None,
-        };
-        let mut client = Client::new(1, spec, Labels::new(), 0, start);
-        client.connect(theirs, poll.registry(), Token(1)).unwrap();
+        let mut client = client(theirs, start);
         client.session.sink.append(|out| out.resize(4 << 20, 7));
         client.stage = Stage::Over(start + PATIENCE);
         assert!(client.write(start), "as much as the socket takes");
@@ -286,24 +278,9 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a point to count from")]
     fn a_reader_that_has_gone_is_heard_although_the_write_fails_first() {
-        use std::io::Write as _;
-        let poll = Poll::new().unwrap();
         let (mut reader, theirs) = StdStream::pair().unwrap();
         let now = Instant::now();
-        let spec = Spec {
-            switch: String::new(),
-            config: String::new(),
-            ports: None,
-            kinds: [true; 4],
-            filter: None,
-            filter_text: String::new(),
-            snaplen: SNAPLEN_MAX,
-            count: None,
-            segment: false,
-            last: None,
-        };
-        let mut client = Client::new(1, spec, Labels::new(), 0, now);
-        client.connect(theirs, poll.registry(), Token(1)).unwrap();
+        let mut client = client(theirs, now);
         reader.write_all(b"no space left on device\n").unwrap();
         drop(reader);
         client.session.sink.append(|out| out.resize(64, 7));

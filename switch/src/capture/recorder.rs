@@ -183,18 +183,7 @@ mod tests {
     }
 
     fn spec() -> Spec {
-        Spec {
-            switch: String::new(),
-            config: String::new(),
-            ports: None,
-            kinds: [true; 4],
-            filter: None,
-            filter_text: String::new(),
-            snaplen: 64,
-            count: None,
-            segment: false,
-            last: Some(Duration::MAX),
-        }
+        Spec { snaplen: 64, last: Some(Duration::MAX), ..Spec::everything("", "") }
     }
 
     fn label(name: &str) -> Label {

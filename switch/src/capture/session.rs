@@ -5,104 +5,30 @@
 //! them to [`Session::block`], and takes the bytes out of its [`Sink`].
 
 mod recall;
+mod spec;
 
 pub(super) use recall::Progress;
+pub use spec::{Kind, Kinds, Label, Labels, Names, SNAPLEN_MAX, Spec};
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::bpf::{self, Program};
+use super::bpf::Program;
 use super::pcapng::{self, FrameRecord, Totals, Way};
 use super::sink::Sink;
 use super::state::{self, State, Summary, Sums, What};
 use super::words;
-use crate::bridge::{FdbEntry, FlushKinds, PORTS_MAX, PortCounters, PortId, PortSet, Story, Time, Verdict};
-use crate::engine::observe::{Block, Change, Lost, Mark, Seen, Turn, Want};
+use crate::bridge::{FdbEntry, FlushKinds, PORTS_MAX, PortCounters, PortId, Story, Time, Verdict};
+use crate::engine::observe::{Block, Change, Lost, Mark, Seen, Turn};
 use crate::frame::{Frame, HEAD_MAX, Piece};
 use crate::offload::VnetHeader;
 use crate::port::{Finisher, Offloads, gather};
-
-/// Bytes of a frame that are kept unless told otherwise: all of any frame.
-pub const SNAPLEN_MAX: u32 = 262_144;
 
 /// What the recorder's trigger has set off, it does not set off again for so long.
 pub const HOLD_OFF: Duration = Duration::from_secs(10);
 
 /// Sums are written into the stream this often, in nanoseconds.
 const SUMS_EVERY: u64 = 1_000_000_000;
-
-/// What can become of a frame or a copy: the four kinds of records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// It came in and was sent on.
-    Forwarded = 0,
-    /// It came in and was not.
-    Dropped = 1,
-    /// A copy was sent.
-    Sent = 2,
-    /// A copy was refused.
-    Refused = 3,
-}
-
-/// Which kinds are wanted, by [`Kind`].
-pub type Kinds = [bool; 4];
-
-/// What was asked for.
-#[derive(Debug)]
-pub struct Spec {
-    /// The switch's name.
-    pub switch: String,
-    /// Its configuration, as vswitch.toml.
-    pub config: String,
-    /// Frames of the ports with these names, whenever there are such; `None`: of all.
-    pub ports: Option<Arc<Names>>,
-    /// Records of these kinds.
-    pub kinds: Kinds,
-    /// Of those, what it accepts.
-    pub filter: Option<Program>,
-    /// The filter in words.
-    pub filter_text: String,
-    /// Bytes of each frame that are kept.
-    pub snaplen: u32,
-    /// Ends after so many records.
-    pub count: Option<u64>,
-    /// Finishes checksums and cuts super-frames.
-    pub segment: bool,
-    /// Out of the recorder: frames of this last time, and no others.
-    pub last: Option<Duration>,
-}
-
-impl Spec {
-    /// What the data thread has to tell for it while the ports are those of
-    /// `labels`.
-    pub fn want(&self, labels: &Labels) -> Want {
-        let filtered = if self.filter.is_some() { bpf::REACH } else { 0 };
-        let snaplen = if self.segment { SNAPLEN_MAX } else { self.snaplen.max(filtered) };
-        let ports = match &self.ports {
-            None => PortSet::ALL,
-            Some(names) => {
-                labels.iter().filter(|(_, label)| names.contains(&label.name)).map(|(id, _)| *id).collect()
-            }
-        };
-        Want { ports, snaplen }
-    }
-}
-
-/// A port, as users know it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Label {
-    /// Its name.
-    pub name: String,
-    /// Kind and target.
-    pub description: String,
-}
-
-/// Names of ports: their numbers are given again when they are gone.
-pub type Names = BTreeSet<String>;
-
-/// Ports by number.
-pub type Labels = BTreeMap<PortId, Label>;
 
 #[derive(Debug)]
 struct Interface {

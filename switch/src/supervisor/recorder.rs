@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use super::Supervisor;
 use crate::bridge::Time;
 use crate::capture::bpf::Program;
-use crate::capture::session::{HOLD_OFF, SNAPLEN_MAX, Spec};
+use crate::capture::session::{HOLD_OFF, Spec};
 use crate::capture::{Worth, command, dump};
 use crate::config::{Config, Trigger};
 use crate::events::{Happening, utc};
@@ -128,18 +128,8 @@ impl Supervisor {
         let (date, owner) = (utc(self.engine.now().1).replace(':', ""), *owner);
         let path = dir.join(format!("{}-{date}.pcapng", self.config.name));
         let name = format!("{} ({trigger})", path.display());
-        let spec = Spec {
-            switch: self.config.name.clone(),
-            config: self.config.to_toml(),
-            ports: None,
-            kinds: [true; 4],
-            filter: None,
-            filter_text: String::new(),
-            snaplen: SNAPLEN_MAX,
-            count: None,
-            segment: false,
-            last: Some(Duration::MAX),
-        };
+        let spec =
+            Spec { last: Some(Duration::MAX), ..Spec::everything(&self.config.name, self.config.to_toml()) };
         let labels = self.labels();
         let captures = self.captures.as_mut().filter(|captures| captures.has_room());
         let captures = captures.context("there are too many captures under way")?;

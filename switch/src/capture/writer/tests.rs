@@ -12,18 +12,7 @@ use crate::frame::Frame;
 use crate::offload::VnetHeader;
 
 fn spec(last: Option<Duration>) -> Spec {
-    Spec {
-        switch: String::new(),
-        config: String::new(),
-        ports: None,
-        kinds: [true; 4],
-        filter: None,
-        filter_text: String::new(),
-        snaplen: SNAPLEN_MAX,
-        count: None,
-        segment: false,
-        last,
-    }
+    Spec { last, ..Spec::everything("", "") }
 }
 
 fn writer(
