@@ -4,7 +4,7 @@
 use std::ptr;
 
 /// Copies `len` bytes. Up to 128 of them by two runs of half the length that
-/// may overlap: bytes in both are read twice, and the second reading counts.
+/// may overlap: bytes in both are copied twice, and the second time counts.
 ///
 /// # Safety
 /// As of `ptr::copy_nonoverlapping`, except that the bytes at `from` may change
@@ -30,12 +30,10 @@ pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 unsafe fn ends<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
     let last = len - N;
     // SAFETY: both runs lie within the `len` bytes, says the caller; arrays of
-    // bytes have no alignment.
+    // bytes have no alignment. One after the other, they stay in registers.
     unsafe {
-        let first = from.cast::<[u8; N]>().read();
-        let second = from.add(last).cast::<[u8; N]>().read();
-        to.cast::<[u8; N]>().write(first);
-        to.add(last).cast::<[u8; N]>().write(second);
+        to.cast::<[u8; N]>().write(from.cast::<[u8; N]>().read());
+        to.add(last).cast::<[u8; N]>().write(from.add(last).cast::<[u8; N]>().read());
     }
 }
 
