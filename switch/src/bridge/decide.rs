@@ -174,6 +174,7 @@ impl<T: Table, W: Witness> Decision<'_, T, W> {
             return true;
         }
         self.witness.learned(src, Learning::Told(learned));
+        self.witness.displaced(|| self.table.victim());
         if let Learned::Foreign(bound) = learned {
             self.witness.spoofed(bound);
         }

@@ -100,7 +100,7 @@ impl Bridge {
         let (table, witness) = (Trial::new(fdb), Account::UNTOLD);
         let mut decision = Decision { settings, ports, table, witness, settled: None, now, ingress };
         decision.decide(&read);
-        Account { victim: decision.table.victim(), ..decision.witness }
+        decision.witness
     }
 
     /// Clears `verdicts`, and judges `frames` as that many calls of
@@ -133,6 +133,22 @@ impl Bridge {
     ) {
         stories.clear();
         self.burst(now, ingress, frames, verdicts, Story::UNTOLD, |story| stories.push(story));
+    }
+
+    /// As [`forward_burst_told`](Self::forward_burst_told), and gives `each` everything
+    /// that explains a verdict, in their order.
+    ///
+    /// # Panics
+    /// If there are more than [`BURST`] frames.
+    pub fn forward_burst_explained(
+        &mut self,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+        each: impl FnMut(Account),
+    ) {
+        self.burst(now, ingress, frames, verdicts, Account::UNTOLD, each);
     }
 
     /// Three passes: the first reads the headers and hashes; the second loads

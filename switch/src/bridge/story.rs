@@ -55,8 +55,8 @@ pub enum LookUp {
     Known(PortId),
 }
 
-/// A [`Story`] with everything that explains it: too much to note for each frame
-/// of a capture, and what `trace` is for.
+/// A [`Story`] with everything that explains it: what `trace` shows, and too much
+/// to note for each frame of a capture unless that asks for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Account {
     /// The story.

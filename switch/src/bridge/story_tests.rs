@@ -94,13 +94,15 @@ fn seen(bridge: &mut Bridge, now: Time) -> (Vec<FdbEntry>, u32, Vec<PortCounters
 proptest! {
     /// A trace says what the frame would come to, and the frame then comes to
     /// that; a bridge that was asked before each frame is the same as one that
-    /// never was, to the last age and counter.
+    /// never was, to the last age and counter. What a bridge tells of a whole burst
+    /// while it forwards it is what was said of each of its frames.
     #[test]
     fn a_trace_says_what_then_happens_and_changes_nothing(
         events in prop::collection::vec(event(), 1..40),
         fdb_size in 1..10u32,
     ) {
         let (mut asked, mut unasked) = (bridge(fdb_size), bridge(fdb_size));
+        let mut telling = bridge(fdb_size);
         let mut now = Time::START;
         for event in events {
             match event {
@@ -112,9 +114,15 @@ proptest! {
                         bytes.iter().map(|bytes| Frame::new(bytes, &[], VnetHeader::PLAIN)).collect();
                     let (mut told, mut stories, mut verdicts) = Default::default();
                     unasked.forward_burst(now, ingress, &frames, &mut verdicts);
-                    for (frame, verdict) in frames.iter().zip(&verdicts) {
+                    let mut accounts = Vec::new();
+                    let each = |account| accounts.push(account);
+                    telling.forward_burst_explained(now, ingress, &frames, &mut told, each);
+                    prop_assert_eq!(&told[..], &verdicts[..]);
+                    prop_assert_eq!(accounts.len(), frames.len());
+                    for ((frame, verdict), explained) in frames.iter().zip(&verdicts).zip(&accounts) {
                         let account = asked.trace(now, ingress, frame);
                         prop_assert_eq!(account.story.verdict, *verdict);
+                        prop_assert_eq!(&account, explained);
                         asked.forward_burst_told(now, ingress, &[*frame], &mut told, &mut stories);
                         prop_assert_eq!(&told[..], &[*verdict]);
                         prop_assert_eq!(&stories[..], &[account.story]);
@@ -124,21 +132,24 @@ proptest! {
                         every_port_is_accounted_for(&asked, ingress, &account)?;
                     }
                     let one_by_one = seen(&mut asked, now);
-                    prop_assert_eq!(one_by_one, seen(&mut unasked, now));
+                    prop_assert_eq!(&one_by_one, &seen(&mut unasked, now));
+                    prop_assert_eq!(one_by_one, seen(&mut telling, now));
                 }
                 Event::Pin { port: number, mac } => {
-                    for bridge in [&mut asked, &mut unasked] {
+                    for bridge in [&mut asked, &mut unasked, &mut telling] {
                         let (vid, mac) = (VlanId::UNAWARE, MacAddr::from_u64(mac));
                         let _ = bridge.fdb_add(now, vid, mac, port(number), EntryKind::Static);
                     }
                 }
                 Event::Set { port: number, settings } => {
-                    asked.set_port(port(number), settings);
-                    unasked.set_port(port(number), settings);
+                    for bridge in [&mut asked, &mut unasked, &mut telling] {
+                        bridge.set_port(port(number), settings);
+                    }
                 }
                 Event::Link { port: number, up } => {
-                    asked.set_link(port(number), up);
-                    unasked.set_link(port(number), up);
+                    for bridge in [&mut asked, &mut unasked, &mut telling] {
+                        bridge.set_link(port(number), up);
+                    }
                 }
                 Event::Pass { millis } => now = now.after(Duration::from_millis(millis)),
             }

@@ -11,7 +11,7 @@ use super::fdb::Key;
 use super::moves::Moves;
 use super::story::{Account, Learning, LookUp, Story};
 use super::{DropReason, Learned, Limit, Note, NoteKind, Notes, PortId, PortSet, Time, Verdict};
-use crate::frame::VlanId;
+use crate::frame::{MacAddr, VlanId};
 
 super::verdict::reasons! {
     /// Why a port that could have been an egress is none.
@@ -39,6 +39,11 @@ pub(super) trait Witness {
     /// This came of learning `src`.
     #[inline(always)]
     fn learned(&mut self, _src: Key, _learning: Learning) {}
+
+    /// This entry gave its place to the source; asked for only by those who want to
+    /// know.
+    #[inline(always)]
+    fn displaced(&mut self, _victim: impl FnOnce() -> Option<(VlanId, MacAddr)>) {}
 
     /// The operator bound the source to another port.
     #[inline(always)]
@@ -119,6 +124,10 @@ impl Witness for Account {
         self.story.learned(src, learning);
     }
 
+    fn displaced(&mut self, victim: impl FnOnce() -> Option<(VlanId, MacAddr)>) {
+        self.victim = victim();
+    }
+
     fn spoofed(&mut self, bound: PortId) {
         self.story.spoofed(bound);
     }
@@ -159,6 +168,26 @@ fn note(notes: &mut Notes, at: Time, kind: NoteKind, src: Key, [from, port]: [Po
 }
 
 impl<W: Witness> Witness for Ledger<'_, W> {
+    #[inline(always)]
+    fn admitted(&mut self, vid: VlanId) {
+        self.then.admitted(vid);
+    }
+
+    #[inline(always)]
+    fn unbound(&mut self, source: Option<PortId>) {
+        self.then.unbound(source);
+    }
+
+    #[inline(always)]
+    fn displaced(&mut self, victim: impl FnOnce() -> Option<(VlanId, MacAddr)>) {
+        self.then.displaced(victim);
+    }
+
+    #[inline(always)]
+    fn withheld(&mut self, why: Withheld, ports: impl FnOnce() -> PortSet) {
+        self.then.withheld(why, ports);
+    }
+
     #[inline(always)]
     fn learned(&mut self, src: Key, learning: Learning) {
         let ingress = self.ingress;

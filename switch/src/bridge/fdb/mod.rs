@@ -92,6 +92,9 @@ pub(super) struct Fdb {
     share: u32,
     /// Words of lent entries that have changed since they were asked for.
     recalled: Vec<u64>,
+    /// Word of the entry that gave its place to the last source that was not known
+    /// where it is.
+    victim: Option<u64>,
 }
 
 impl fmt::Debug for Fdb {
@@ -117,6 +120,7 @@ impl Fdb {
             tick_shift: 0,
             share: capacity,
             recalled: Vec::with_capacity(RECALLS),
+            victim: None,
         };
         fdb.set_ageing(ageing);
         fdb
@@ -203,6 +207,7 @@ impl Fdb {
     #[cold]
     fn learn_anew(&mut self, key: Key, at: Option<usize>, port: PortId, limit: u32, now: u64) -> Learned {
         let Plan { learned, stale, victim } = self.plan(key, at, port, limit, now);
+        self.victim = victim;
         if stale {
             self.delete(key);
         }

@@ -35,6 +35,8 @@ pub(in crate::bridge) trait Table {
     /// Learns that `key` was seen on `port`, which may have at most `limit`
     /// dynamic entries.
     fn learn(&mut self, key: Key, port: PortId, limit: u32, now: u64) -> Learned;
+    /// The entry that gave its place to what was learned last.
+    fn victim(&self) -> Option<(VlanId, MacAddr)>;
 }
 
 impl Table for &mut Fdb {
@@ -57,6 +59,10 @@ impl Table for &mut Fdb {
     fn learn(&mut self, key: Key, port: PortId, limit: u32, now: u64) -> Learned {
         Fdb::learn(self, key, port, limit, now)
     }
+
+    fn victim(&self) -> Option<(VlanId, MacAddr)> {
+        self.victim.map(address)
+    }
 }
 
 /// A table that learns nothing, and answers for one frame as if it had.
@@ -69,11 +75,6 @@ pub(in crate::bridge) struct Trial<'a> {
 impl<'a> Trial<'a> {
     pub fn new(fdb: &'a Fdb) -> Trial<'a> {
         Trial { fdb, victim: None }
-    }
-
-    /// The entry that would have given its place to the source.
-    pub fn victim(&self) -> Option<(VlanId, MacAddr)> {
-        self.victim.map(address)
     }
 }
 
@@ -94,6 +95,10 @@ impl Table for Trial<'_> {
         let plan = self.fdb.plan(key, self.fdb.index.find(key), port, limit, now);
         self.victim = plan.victim;
         plan.learned
+    }
+
+    fn victim(&self) -> Option<(VlanId, MacAddr)> {
+        self.victim.map(address)
     }
 }
 
