@@ -4,10 +4,12 @@
 mod capture;
 mod live;
 mod pairs;
+mod trace;
 
 pub use capture::{CaptureArgs, ExtcapArgs, Shown};
 pub use live::{EventsArgs, LiveCommand, Since, TopArgs};
 pub use pairs::Pairs;
+pub use trace::TraceArgs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,16 +44,6 @@ Examples:
   vswitch capture -w lan.pcapng             every frame, and what became of it
   vswitch trace --port tap0 --frame arp who-has 192.168.1.2 tell 192.168.1.1";
 
-const FORMS: &str = "\
-Frames:
-  ffffffffffff 020000000001 0806…              hex, with or without separators
-  FILE#N                                       frame N of a pcap or pcapng
-  arp who-has 192.168.1.2 tell 192.168.1.1     arp IP is-at MAC
-  icmp 10.0.0.1 > 10.0.0.2                     also IPv6
-  udp 10.0.0.1:1000 > 10.0.0.2:53              tcp likewise; mss BYTES makes a super-frame
-  ether 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff  any header
-  … src MAC, dst MAC, vlan VID, type HEX, len BYTES";
-
 /// What to do.
 #[derive(Clone, PartialEq, Debug, Subcommand)]
 pub enum Command {
@@ -63,8 +55,8 @@ pub enum Command {
     /// Watch a running switch.
     #[command(flatten)]
     Live(LiveCommand),
-    /// Explain, step by step, what would become of a frame; changes nothing.
-    #[command(after_help = FORMS)]
+    /// Explain, step by step, what would become of a frame, or with --live what becomes
+    /// of real ones; changes nothing.
     Trace(TraceArgs),
     /// Judge the frames of a capture once more; exit code 1 if a verdict differs.
     Replay(ReplayArgs),
@@ -231,20 +223,6 @@ pub enum FdbCommand {
         #[command(flatten)]
         target: Target,
     },
-}
-
-/// The flags of `vswitch trace`.
-#[derive(Clone, PartialEq, Debug, Args)]
-pub struct TraceArgs {
-    /// The port where the frame would come in.
-    #[arg(long)]
-    pub port: String,
-    /// The frame: see below.
-    #[arg(long, required = true, num_args = 1.., value_name = "FORM", allow_hyphen_values = false)]
-    pub frame: Vec<String>,
-    /// Which switch.
-    #[command(flatten)]
-    pub target: Target,
 }
 
 /// The flags of `vswitch replay`.

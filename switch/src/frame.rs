@@ -368,10 +368,7 @@ impl<'a> Frame<'a> {
     /// itself, or headers and one segment of a super-frame.
     #[inline]
     pub const fn wire_len(&self) -> u32 {
-        match self.offload {
-            Offload::None | Offload::Checksum => self.len,
-            Offload::Segment(s) | Offload::Tunnel(s) => s.wire_len,
-        }
+        self.offload.wire_len(self.len)
     }
 }
 

@@ -62,6 +62,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let _ = stdout.flush();
             Ok(if outcome == replay::Outcome::Same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Trace(args) if args.live => vswitch::trace::follow(&args, &Invoker::from_env()),
         Command::Trace(args) => print(&vswitch::trace::execute(&args, &Invoker::from_env())?),
         Command::Capture(args) => vswitch::capture::command::run(&args, &Invoker::from_env()),
         Command::Extcap(args) => print(&vswitch::capture::extcap::run(&args, &Invoker::from_env())?),

@@ -1,9 +1,16 @@
-//! `vswitch trace`: what would become of a frame, asked of a running switch.
+//! `vswitch trace`: what would become of a frame, or, live, what becomes of those that
+//! come; asked of a running switch.
 //!
 //! Deliberately absent: any decision. The switch answers, with the functions
 //! that forward, and changes nothing.
 
+mod live;
+
+pub use live::follow;
+
 use std::fmt::Write as _;
+
+use anyhow::Context as _;
 
 use crate::cli::TraceArgs;
 use crate::config::Invoker;
@@ -16,12 +23,13 @@ use crate::output;
 /// # Errors
 /// The frame cannot be read, there is no such switch, or it refuses.
 pub fn execute(args: &TraceArgs, invoker: &Invoker) -> anyhow::Result<String> {
+    let port = args.port.clone().context("--port is missing")?;
     let frame = form::read(&args.frame.join(" "))?;
     let hex = frame.bytes.iter().fold(String::with_capacity(2 * frame.bytes.len()), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     });
-    let request = Request::Trace { port: args.port.clone(), frame: hex, unfinished: frame.vnet.into() };
+    let request = Request::Trace { port, frame: hex, unfinished: frame.vnet.into() };
     let target = &args.target;
     let mut client = Client::find(invoker, target.name.as_deref(), target.control.as_deref())?;
     let reply = client.call(&request)?;

@@ -11,6 +11,7 @@ mod pump;
 
 mod bench;
 mod capture;
+mod explained;
 mod fast;
 mod faults;
 mod hostile;

@@ -167,7 +167,7 @@ fn recorded_and_lost_frames_are_the_counted_ones() {
     rig.ports[2].set_room(Some(3_000));
     observation.empty.send(Block::new()).unwrap();
     observation.empty.send(Block::new()).unwrap();
-    let want = Want { ports: PortSet::ALL, snaplen: 64 };
+    let want = Want { ports: PortSet::ALL, snaplen: 64, accounts: false };
     rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
     let mut random = Random::new(9);
     let mut held = Vec::new();
@@ -283,7 +283,7 @@ fn a_large_fdb_is_told_in_parts_to_its_end() {
     assert!(!capture.start().fdb_complete);
     let parts = capture.states.iter().filter_map(|state| match state {
         State::Fdb(fdb) => Some(fdb.entries.len()),
-        State::Start(_) | State::Change(_) | State::End(_) => None,
+        State::Start(_) | State::Change(_) | State::Trace(_) | State::End(_) => None,
     });
     assert_eq!(capture.start().fdb.len() + parts.sum::<usize>(), 20_000);
     assert_eq!(capture.end().changes_missed, 0);
@@ -297,7 +297,7 @@ fn what_a_port_lost_goes_with_it() {
     let mut rig = Rig::new(&[false; 2]);
     // It gets no block.
     let observation = rig.handle.take_observation().unwrap();
-    let want = Want { ports: PortSet::ALL, snaplen: 64 };
+    let want = Want { ports: PortSet::ALL, snaplen: 64, accounts: false };
     rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
     for _ in 0..3 {
         rig.ports[0].inject(&frame(0xff, 1));
@@ -325,7 +325,7 @@ fn what_a_port_lost_goes_with_it() {
 fn changes_that_find_no_room_are_counted() {
     let mut rig = Rig::new(&[false]);
     let observation = rig.handle.take_observation().unwrap();
-    let want = Want { ports: PortSet::ALL, snaplen: 64 };
+    let want = Want { ports: PortSet::ALL, snaplen: 64, accounts: false };
     rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
     let (id, settings) = (PortId::new(0), PortSettings::default());
     for _ in 0..3_000 {
@@ -545,7 +545,7 @@ fn invariant_6_a_capture_allocates_nothing_on_the_data_thread() {
         }
         frames
     });
-    let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
+    let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX, accounts: false };
     rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
     let mut random = Random::new(6);
     let mut to_nobody = |number| {
@@ -573,7 +573,7 @@ fn invariant_6_a_capture_allocates_nothing_on_the_data_thread() {
 fn sweeps_are_told_once_a_second() {
     let mut rig = Rig::new(&[false; 2]);
     let observation = rig.handle.take_observation().unwrap();
-    let want = Want { ports: PortSet::ALL, snaplen: 64 };
+    let want = Want { ports: PortSet::ALL, snaplen: 64, accounts: false };
     rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
     let mut sweeps = 0;
     wait_until("two sweeps", Duration::from_secs(20), || {

@@ -7,6 +7,8 @@ mod engine;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod live;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod recorder;

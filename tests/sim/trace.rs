@@ -11,10 +11,10 @@ use vswitch::port::memory::{MemoryHandle, memory};
 use vswitch::port::{Link, Losses, Offloads, Port};
 use vswitch_tests::clock::wait_until;
 
-const LIMIT: Duration = Duration::from_secs(60);
+use super::engine::LIMIT;
 
 /// Short and long, with and without work left to do, to everybody and to one.
-const FRAMES: [&str; 17] = [
+pub(super) const FRAMES: [&str; 17] = [
     "arp who-has 10.0.0.2 tell 10.0.0.1",
     "arp 10.0.0.2 is-at 02:00:0a:00:00:02 dst 02:00:0a:00:00:01",
     "icmp 10.0.0.1 > 10.0.0.2 len 50",
@@ -34,16 +34,16 @@ const FRAMES: [&str; 17] = [
     "icmp 10.0.0.9 > 10.0.0.1",
 ];
 
-struct Rig {
-    handle: Handle,
-    ports: Vec<MemoryHandle>,
+pub(super) struct Rig {
+    pub(super) handle: Handle,
+    pub(super) ports: Vec<MemoryHandle>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Rig {
     /// Port 0 sends; the others take everything, nothing unfinished, and nothing
     /// long.
-    fn new(pad_runts: bool) -> Rig {
+    pub(super) fn new(pad_runts: bool) -> Rig {
         let tuning = Tuning { busy_poll: Duration::ZERO, pad_runts, fast_path: false };
         let (engine, handle) = Engine::new(Settings::default(), tuning, [1, 2], None).unwrap();
         let thread = std::thread::spawn(move || drop(engine.run().unwrap()));
@@ -60,14 +60,15 @@ impl Rig {
         Rig { handle, ports, thread: Some(thread) }
     }
 
-    fn trace(&self, Typed { bytes, vnet }: &Typed) -> Traced {
-        let (ingress, frame, vnet) = (PortId::new(0), bytes.clone(), *vnet);
+    pub(super) fn trace(&self, ingress: PortId, Typed { bytes, vnet }: &Typed) -> Traced {
+        let (frame, vnet) = (bytes.clone(), *vnet);
         *self.handle.ask(|reply| Command::Trace { ingress, frame, vnet, reply }).unwrap()
     }
 
-    fn send(&self, Typed { bytes, vnet }: &Typed) {
-        self.ports[0].inject_with(*vnet, bytes);
-        wait_until("the frame to be read", LIMIT, || self.ports[0].waiting() == 0).unwrap();
+    pub(super) fn send(&self, ingress: PortId, Typed { bytes, vnet }: &Typed) {
+        let port = &self.ports[ingress.index()];
+        port.inject_with(*vnet, bytes);
+        wait_until("the frame to be read", LIMIT, || port.waiting() == 0).unwrap();
     }
 
     /// Counters of each port, and who is known where. Ages are left out: they go
@@ -121,9 +122,9 @@ fn what_is_foretold_is_what_then_happens_and_asking_changes_nothing() {
         for text in FRAMES.into_iter().chain(FRAMES) {
             let typed = form::read(text).unwrap();
             let before = rig.state();
-            let traced = rig.trace(&typed);
+            let traced = rig.trace(PortId::new(0), &typed);
             assert_eq!(rig.state(), before, "{text}: asking changed something");
-            rig.send(&typed);
+            rig.send(PortId::new(0), &typed);
             let (counters, _) = rig.state();
             let forwarded = counters[0].forwarded - before.0[0].forwarded;
             match traced.account.story.verdict {
@@ -158,7 +159,7 @@ fn whatever_a_device_answers_is_counted_by_its_name() {
     for &reason in Refusal::ALL {
         rig.ports[1].refuse(Some(reason));
         let (before, _) = rig.state();
-        rig.send(&typed);
+        rig.send(PortId::new(0), &typed);
         let (after, _) = rig.state();
         let named =
             |counters: &PortCounters| PortStats::new("p", counters, Losses::default()).refused[reason.name()];

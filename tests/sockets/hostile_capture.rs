@@ -72,6 +72,10 @@ fn refused() -> Vec<(String, &'static str)> {
         own(r#""directions":["sideways"]"#, "bad request"),
         own(r#""directions":{"in":true}"#, "bad request"),
         own(r#""segment":"yes""#, "bad request"),
+        own(r#""steps":"yes""#, "bad request"),
+        own(r#""steps":1"#, "bad request"),
+        own(r#""steps":true,"step":true"#, "bad request"),
+        own(r#""steps":true,"last_ms":5000"#, "`steps` are not kept of what is past"),
         own(r#""duration":1"#, "bad request"),
         own(r#""filter":"arp""#, "bad request"),
         own(r#""filter":{"text":"arp"}"#, "bad request"),
@@ -102,6 +106,8 @@ fn allowed() -> Vec<String> {
         format!(r#""ports":{}"#, list("\"p0\"", 100_000)),
         format!(r#""directions":{}"#, list("\"in\"", 100_000)),
         r#""snaplen":14,"count":18446744073709551615"#.to_owned(),
+        r#""snaplen":14,"steps":true,"directions":["out"]"#.to_owned(),
+        r#""snaplen":14,"steps":true"#.to_owned(),
     ]
 }
 

@@ -21,6 +21,7 @@ mod events;
 mod follow;
 mod hostile;
 mod hostile_capture;
+mod live;
 mod metrics;
 mod ports;
 mod reload;

@@ -146,7 +146,7 @@ impl Capture {
     pub fn changes(&self) -> impl Iterator<Item = &Changed> {
         self.states.iter().filter_map(|state| match state {
             State::Change(changed) => Some(changed),
-            State::Start(_) | State::Fdb(_) | State::End(_) => None,
+            State::Start(_) | State::Fdb(_) | State::Trace(_) | State::End(_) => None,
         })
     }
 }

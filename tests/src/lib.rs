@@ -17,6 +17,7 @@ pub mod flow;
 pub mod guest_socket;
 pub mod iperf;
 mod link;
+pub mod live_trace;
 #[rustfmt::skip]
 pub mod model;
 pub mod netns;

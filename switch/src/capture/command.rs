@@ -35,6 +35,7 @@ pub fn run(args: &CaptureArgs, invoker: &Invoker) -> anyhow::Result<ExitCode> {
             snaplen: args.snaplen,
             count: args.count,
             last_ms: args.last.map(|last| u64::try_from(last.as_millis()).unwrap_or(u64::MAX)),
+            steps: false,
             segment: args.segment,
         },
         path: &args.write,

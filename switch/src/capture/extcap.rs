@@ -72,6 +72,7 @@ pub fn run(args: &ExtcapArgs, invoker: &Invoker) -> anyhow::Result<String> {
         snaplen: args.snaplen,
         count: None,
         last_ms: None,
+        steps: false,
         segment: args.segment,
     };
     // How it ended, Wireshark knows itself.

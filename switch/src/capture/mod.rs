@@ -5,7 +5,7 @@
 //! [`pcapng`] and [`state`] (how it is written), `writer` and `client` (the thread
 //! that does it), `recorder`, `watch` and `dump` (the last frames,
 //! always, and when they become a file by themselves), [`bpf`] and [`libpcap`]
-//! (filters), [`reader`] and [`rotate`] (the command, and its files), [`extcap`]
+//! (filters), [`reader`], [`ender`] and [`rotate`] (the command, its end, and its files), [`extcap`]
 //! (Wireshark's interfaces).
 //!
 //! Deliberately absent: anything that could make the data thread wait. A reader
@@ -15,6 +15,7 @@ pub mod bpf;
 mod client;
 pub mod command;
 pub(crate) mod dump;
+pub mod ender;
 pub mod extcap;
 pub mod libpcap;
 pub mod pcapng;

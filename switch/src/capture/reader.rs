@@ -1,16 +1,13 @@
 //! `vswitch capture`: asks a switch for a capture and writes what it sends, until
 //! the reader, a limit, a signal or the disk ends it.
 //!
-//! The main thread reads the connection and writes; a second one waits for what
-//! ends the capture: a signal, the time that was given, a pipe that hangs up. It
-//! shuts down our half of the connection, and the switch answers with the rest and
-//! the sums.
+//! This thread reads the connection and writes; another waits for what ends the
+//! capture (`ender`).
 //!
 //! Deliberately absent: what is captured, which the switch decides.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,20 +16,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-use signal_hook_mio::v1_0::Signals;
 
+use super::ender::Ender;
 use super::pcapng::{Blocks, STATE, json_of};
 use super::rotate::{Output, Rotation};
 use super::state::{State, Summary};
 use crate::control::{Capture, Client, Request, Response};
 
-const SIGNALS: Token = Token(0);
-const PIPE: Token = Token(1);
-
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
+
+/// Why a capture can end without its sums.
+pub const NO_SUMS: &str =
+    "the capture ends without its sums: the switch has ended, or gave up a reader that took nothing for 10 s";
 
 /// A capture as its user wants it.
 #[derive(Debug)]
@@ -103,15 +99,13 @@ pub fn run(mut client: Client, job: Job<'_>) -> anyhow::Result<Outcome> {
         Err(Fault::Read(error)) => return Err(error),
     }
     let summary = reading.summary.take();
-    summary.map(Outcome::Whole).context(
-        "the capture ends without its sums: the switch has ended, or gave up a reader that took nothing for 10 s",
-    )
+    summary.map(Outcome::Whole).context(NO_SUMS)
 }
 
-/// Says how it ended, for people.
-pub fn summary_text(summary: &Summary) -> String {
+/// Says how it ended, for people; `done` is what was done with its frames.
+pub fn summary_text(summary: &Summary, done: &str) -> String {
     let plural = if summary.written == 1 { "" } else { "s" };
-    let mut text = format!("{} frame{plural} written, {} missed", summary.written, summary.missed);
+    let mut text = format!("{} frame{plural} {done}, {} missed", summary.written, summary.missed);
     for port in &summary.ports {
         let kinds = [&port.forwarded, &port.dropped, &port.sent, &port.refused];
         let lost: u64 = kinds.iter().map(|sums| sums.lost).sum();
@@ -136,7 +130,7 @@ pub fn summary_text(summary: &Summary) -> String {
 /// stdout is gone.
 pub fn report(outcome: &Outcome, json: bool, to_stdout: bool) -> anyhow::Result<ExitCode> {
     let Outcome::Whole(summary) = outcome else { return Ok(ExitCode::SUCCESS) };
-    let text = if json { serde_json::to_string_pretty(summary)? } else { summary_text(summary) };
+    let text = if json { serde_json::to_string_pretty(summary)? } else { summary_text(summary, "written") };
     // stdout is for machines, and may carry the capture itself.
     if json && to_stdout {
         let _ = writeln!(io::stdout(), "{text}");
@@ -194,61 +188,6 @@ fn give_up(stream: &mut UnixStream, why: &str) {
     // If the switch has gone, it need not know.
     let _ = writeln!(stream, "{why}");
     let _ = stream.shutdown(Shutdown::Both);
-}
-
-/// Waits for what ends a capture.
-struct Ender {
-    stream: UnixStream,
-    /// What is written to.
-    pipe: Option<OwnedFd>,
-    /// Set if nobody reads that any more.
-    closed: Arc<AtomicBool>,
-    duration: Option<Duration>,
-}
-
-impl Ender {
-    /// Starts the thread, which ends with the process.
-    fn start(self) -> anyhow::Result<()> {
-        let poll = Poll::new()?;
-        let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
-        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
-        if let Some(pipe) = &self.pipe {
-            // A file never hangs up, and epoll refuses it.
-            let _ = poll.registry().register(&mut SourceFd(&pipe.as_raw_fd()), PIPE, Interest::WRITABLE);
-        }
-        std::thread::Builder::new().name("end".to_owned()).spawn(move || self.wait(poll, &mut signals))?;
-        Ok(())
-    }
-
-    fn wait(&self, mut poll: Poll, signals: &mut Signals) {
-        let mut events = Events::with_capacity(4);
-        let mut end = self.duration.map(|duration| now() + duration);
-        let mut asked = false;
-        loop {
-            let wait = end.map(|end| end.saturating_duration_since(now()));
-            if poll.poll(&mut events, wait).is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
-                return;
-            }
-            if end.is_some_and(|end| now() >= end) {
-                end = None;
-                let _ = self.stream.shutdown(Shutdown::Write);
-            }
-            for event in &events {
-                if event.token() == PIPE && (event.is_error() || event.is_write_closed()) {
-                    self.closed.store(true, Ordering::SeqCst);
-                    let _ = self.stream.shutdown(Shutdown::Both);
-                }
-                if event.token() == SIGNALS && signals.pending().next().is_some() {
-                    if asked {
-                        // Somebody is in a hurry, and whatever we write to is not.
-                        std::process::exit(130);
-                    }
-                    asked = true;
-                    let _ = self.stream.shutdown(Shutdown::Write);
-                }
-            }
-        }
-    }
 }
 
 /// The client's own clock: how long a capture lasts, and how old its file is.

@@ -4,6 +4,7 @@
 //! Deliberately absent: threads, sockets and clocks. Whoever has the blocks gives
 //! them to [`Session::block`], and takes the bytes out of its [`Sink`].
 
+mod explained;
 mod recall;
 mod spec;
 
@@ -302,8 +303,12 @@ impl Session {
             if let Some(interface) = ingress {
                 self.describe(turn.ingress, seen);
                 let comment = std::mem::take(&mut self.comment.text);
+                let written = self.written;
                 let more = self.record(&mut shot, interface, kind, &comment);
                 self.comment.text = comment;
+                if self.spec.steps && self.written > written {
+                    self.explain(&shot, index);
+                }
                 if !more {
                     return false;
                 }

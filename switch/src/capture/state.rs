@@ -6,11 +6,13 @@
 //! port ever gets. Times are the bridge's: nanoseconds since the switch's start;
 //! a frame's is its date less `epoch_ns`.
 //!
-//! Deliberately absent: the verdicts. They are in the frames' comments.
+//! Deliberately absent: the verdicts. They are in the frames' comments; how each came
+//! about is told here if that was asked for, and no replay needs it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::{EntryKind, PortSettings};
+use crate::control::Trace;
 use crate::frame::MacAddr;
 
 /// The version of these values; raised when a reader of the old one would go
@@ -27,6 +29,8 @@ pub enum State {
     Fdb(Fdb),
     /// Something but a frame changed the bridge at this point.
     Change(Changed),
+    /// Why the frame before it went where it went, if somebody asked for that.
+    Trace(Told),
     /// After the last frame.
     End(Summary),
 }
@@ -216,6 +220,18 @@ pub enum What {
     },
     /// Entries that had aged were taken out.
     Swept,
+}
+
+/// The decision on one frame.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Its number: `epb_packetid`.
+    pub frame: u64,
+    /// Nanoseconds since 1970.
+    pub date_ns: u64,
+    /// What was decided, in words, and what each egress did.
+    #[serde(flatten)]
+    pub trace: Trace,
 }
 
 /// The sums at the end.

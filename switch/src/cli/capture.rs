@@ -118,7 +118,7 @@ pub struct ExtcapArgs {
     pub segment: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text).filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| "write a time with its unit: ms, s, m or h, as 10s".to_owned())
 }

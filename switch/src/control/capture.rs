@@ -49,6 +49,9 @@ pub struct Capture {
     /// Not what comes, but what the recorder has kept of so many milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_ms: Option<u64>,
+    /// With each frame that comes in, every step of the decision on it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub steps: bool,
     /// Checksums finished and super-frames cut, as readers like it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub segment: bool,

@@ -30,7 +30,7 @@ pub use protocol::{Envelope, FdbFilter, LINE_MAX, Request, Response, VERSION, de
 pub use reply::{ErrorReply, Fdb, FdbLine, PortDetail, PortLine, PortState, Ports, Show};
 pub use server::{BindError, CLIENTS_MAX, FOLLOWERS_MAX, Server};
 pub use stats::{PortStats, Stats};
-pub use trace::{Trace, TraceEgress, Unfinished};
+pub use trace::{Explained, Trace, TraceEgress, Unfinished};
 
 #[cfg(test)]
 pub(crate) use reply::examples;

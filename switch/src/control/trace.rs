@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::explain::Step;
+use crate::bridge::{Account, LookUp, PortId, Verdict};
+use crate::engine::Fate;
+use crate::explain::{Comment, Names, Step, fate, steps};
 use crate::offload::VnetHeader;
 
 /// The work that a frame's sender left to others: its virtio-net header.
@@ -73,4 +75,49 @@ pub struct TraceEgress {
     pub refused: Option<String>,
     /// In words.
     pub text: String,
+}
+
+/// A frame, what was or would be decided on it, and what its egresses do.
+#[derive(Clone, Copy, Debug)]
+pub struct Explained<'e> {
+    /// Where it came in.
+    pub ingress: PortId,
+    /// Its first bytes.
+    pub head: &'e [u8],
+    /// Its length in bytes.
+    pub len: u32,
+    /// The decision.
+    pub account: &'e Account,
+    /// What each egress does with its copy.
+    pub egress: &'e [(PortId, Fate)],
+}
+
+impl Explained<'_> {
+    /// The same in words: of a frame that was only asked about, and of one that came.
+    pub fn in_words(&self, names: &dyn Names) -> Trace {
+        let Explained { ingress, head, len, account, .. } = *self;
+        let story = &account.story;
+        let (verdict, reason) = match (story.verdict, story.look_up) {
+            (Verdict::Drop(reason), _) => ("dropped", Some(reason.name().to_owned())),
+            (Verdict::Forward { .. }, LookUp::Known(_)) => ("forwarded", None),
+            (Verdict::Forward { .. }, _) => ("flooded", None),
+        };
+        let egress = |&(id, outcome): &(PortId, Fate)| TraceEgress {
+            port: names.name(id).to_owned(),
+            refused: match outcome {
+                Fate::Refused { reason, .. } => Some(reason.name().to_owned()),
+                Fate::AsIs { .. } | Fate::Padded { .. } | Fate::Completed { .. } | Fate::Cut { .. } => None,
+            },
+            text: fate(outcome),
+        };
+        Trace {
+            port: names.name(ingress).to_owned(),
+            len,
+            steps: steps(account, ingress, head, names),
+            verdict: verdict.to_owned(),
+            reason,
+            comment: Comment { story, ingress, names }.to_string(),
+            egress: self.egress.iter().map(egress).collect(),
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Egress<'e, W> {
     pub finisher: &'e mut Finisher,
     pub pad_runts: bool,
     pub fault: Option<Fault>,
-    /// Hears what is refused.
+    /// Hears what is done with each copy.
     pub witness: &'e mut W,
 }
 
@@ -49,11 +49,13 @@ impl<W: Witness> Egress<'_, W> {
                     batch.frames |= 1 << index;
                 }
                 Treatment::Pad(wire) => {
+                    self.witness.padded(index);
                     self.flush(&mut batch);
                     self.transmit(&[wire], 1 << index);
                 }
                 // Order within a flow is kept: what came before leaves first.
                 Treatment::Finish => {
+                    self.witness.finished(index);
                     self.flush(&mut batch);
                     self.finish(index, frame);
                 }
@@ -146,7 +148,7 @@ impl<'a> Treatment<'a> {
     /// What `link` makes of `frame`.
     #[inline(always)]
     pub fn of(frame: &Frame<'a>, link: Link, pad_runts: bool) -> Treatment<'a> {
-        if frame.wire_len() > longest(frame, link) {
+        if frame.wire_len() > longest(frame.head(), link.mtu) {
             return Treatment::Oversize;
         }
         match as_is(frame, link.offloads) {
@@ -157,16 +159,16 @@ impl<'a> Treatment<'a> {
     }
 }
 
-/// The longest frame in bytes that fits the MTU: 14 bytes of header more, and 4
+/// The longest frame in bytes, beginning with `head`, that fits the MTU: 14 bytes of header more, and 4
 /// for an outer 8100 tag, as the kernel allows (`is_skb_forwardable` in
 /// net/core/dev.c; 88a8 and QinQ get no more).
 #[inline]
-pub(super) fn longest(frame: &Frame<'_>, link: Link) -> u32 {
-    let tag = match frame.head().get(12..14) {
+pub(super) fn longest(head: &[u8], mtu: u32) -> u32 {
+    let tag = match head.get(12..14) {
         Some([0x81, 0x00]) => 4,
         _ => 0,
     };
-    link.mtu.saturating_add(14 + tag)
+    mtu.saturating_add(14 + tag)
 }
 
 /// Calls `with` for the position of each bit of `mask`.

@@ -41,8 +41,8 @@ impl Forwarding<'_> {
         let touched = group(&self.verdicts, self.masks);
         for egress in touched.iter() {
             let mask = std::mem::take(&mut self.masks[egress.index()]);
-            witness.chosen(egress, mask);
             let slot = self.ports[egress.index()].as_mut();
+            witness.chosen(egress, mask, slot.as_ref().map_or(0, |slot| slot.link.mtu));
             let Some(Slot { port: Some(port), link, .. }) = slot else {
                 let refused = &mut self.bridge.counters_mut().port_mut(egress).refused;
                 refused[Refusal::Gone.index()] += u64::from(mask.count_ones());

@@ -12,6 +12,7 @@ mod clock;
 mod command;
 mod egress;
 mod fast;
+mod fate;
 mod forward;
 mod handle;
 mod obey;
@@ -25,8 +26,9 @@ mod turns;
 mod watched;
 
 pub use command::{Command, PortSnapshot, Report, Snapshot, Tuning};
+pub use fate::Fate;
 pub use handle::{Closed, Ended, Handle, Orders};
-pub use trace::{Fate, Traced};
+pub use trace::Traced;
 pub use turns::{TURN_BUCKETS, TurnTimes};
 
 use std::io;

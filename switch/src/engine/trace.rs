@@ -8,10 +8,12 @@
 //! or it refuses the frame as invalid, shows when the frame is sent.
 
 use super::Engine;
-use super::egress::{Treatment, longest};
+use super::Fate;
+use super::egress::Treatment;
+use super::fate::{Outline, Work};
 use crate::bridge::{Account, DropReason, PortId, Refusal, Time, Verdict};
-use crate::frame::{FRAME_MIN, Frame, HEAD_MAX, Piece};
-use crate::offload::{Offload, VnetHeader};
+use crate::frame::{Frame, HEAD_MAX, Piece};
+use crate::offload::VnetHeader;
 use crate::port::Slots;
 
 /// What would become of a frame.
@@ -21,44 +23,6 @@ pub struct Traced {
     pub account: Account,
     /// What each egress would do, ascending by number.
     pub egress: Vec<(PortId, Fate)>,
-}
-
-/// What an egress would do with its copy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
-    /// Refuse it.
-    Refused {
-        /// Why.
-        reason: Refusal,
-        /// Bytes of the longest frame of this kind that its MTU allows.
-        longest: u32,
-        /// Bytes that would reach the wire at a time.
-        wire_len: u32,
-    },
-    /// Send it as it came, so many bytes; its receiver finishes what is left.
-    AsIs {
-        /// Bytes.
-        len: u32,
-        /// What is left.
-        offload: Offload,
-    },
-    /// Send it with zeroes behind it.
-    Padded {
-        /// Bytes then.
-        len: u32,
-    },
-    /// Complete its checksum here, and send it.
-    Completed {
-        /// Bytes.
-        len: u32,
-    },
-    /// Cut it into segments here, and send these.
-    Cut {
-        /// Segments.
-        segments: u32,
-        /// Bytes of the longest.
-        wire_len: u32,
-    },
 }
 
 impl Engine {
@@ -81,24 +45,18 @@ impl Engine {
     }
 
     fn fate(&mut self, id: PortId, frame: &Frame<'_>) -> Fate {
+        let outline = Outline::of(frame);
         let slot = self.ports[id.index()].as_ref();
         let Some(link) = slot.filter(|slot| slot.port.is_some()).map(|slot| slot.link) else {
-            return Fate::Refused { reason: Refusal::Gone, longest: 0, wire_len: frame.wire_len() };
+            return outline.refused(Refusal::Gone, 0);
         };
-        let refused =
-            |reason| Fate::Refused { reason, longest: longest(frame, link), wire_len: frame.wire_len() };
         match Treatment::of(frame, link, self.tuning.pad_runts) {
-            Treatment::Oversize => refused(Refusal::Oversize),
-            Treatment::AsIs(_) => Fate::AsIs { len: frame.len(), offload: frame.offload() },
-            // 60 bytes.
-            Treatment::Pad(_) => Fate::Padded { len: u32::try_from(FRAME_MIN).unwrap_or(u32::MAX) },
+            Treatment::Oversize => outline.refused(Refusal::Oversize, link.mtu),
+            Treatment::AsIs(_) => outline.sent(Work::None),
+            Treatment::Pad(_) => outline.sent(Work::Pad),
             Treatment::Finish => match self.finisher.finish(frame, link.offloads) {
-                Err(reason) => refused(reason),
-                Ok(finished) if finished.is_cut() => Fate::Cut {
-                    segments: u32::try_from(finished.len()).unwrap_or(u32::MAX),
-                    wire_len: frame.wire_len(),
-                },
-                Ok(_) => Fate::Completed { len: frame.len() },
+                Err(reason) => outline.refused(reason, link.mtu),
+                Ok(_) => outline.sent(Work::Finish),
             },
         }
     }

@@ -56,6 +56,18 @@ pub enum Offload {
     Tunnel(SuperFrame),
 }
 
+impl Offload {
+    /// Bytes of the longest frame that reaches a wire, of a frame of `len` bytes: the
+    /// frame itself, or headers and one segment.
+    #[inline]
+    pub const fn wire_len(self, len: u32) -> u32 {
+        match self {
+            Offload::None | Offload::Checksum => len,
+            Offload::Segment(s) | Offload::Tunnel(s) => s.wire_len,
+        }
+    }
+}
+
 /// Sizes of a super-frame, computed from headers that were checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SuperFrame {

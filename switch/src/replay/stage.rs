@@ -165,6 +165,7 @@ impl<'w> Stage<'w> {
                 self.now = Time::from_nanos(changed.time_ns);
                 self.change(changed.what);
             }
+            State::Trace(_) => {}
             State::End(summary) => self.changes_missed = summary.changes_missed,
         }
         Ok(())

@@ -55,7 +55,11 @@ impl Supervisor {
 
     /// What is wanted, or why it cannot be.
     fn spec(&self, wanted: Capture) -> Result<Spec, ErrorReply> {
-        let Capture { ports, directions, filter, snaplen, count, last_ms, segment } = wanted;
+        let Capture { ports, directions, filter, snaplen, count, last_ms, steps, segment } = wanted;
+        if steps && last_ms.is_some() {
+            let hint = "leave out `last_ms`, and have what comes explained";
+            return Err(refusal("`steps` are not kept of what is past", hint));
+        }
         if last_ms.is_some() && self.config.recorder == 0 {
             return Err(refusal("this switch has no recorder", "restart it with vswitch run --recorder 64M"));
         }
@@ -87,6 +91,7 @@ impl Supervisor {
             snaplen,
             count,
             segment,
+            steps,
             last: last_ms.map(Duration::from_millis),
         })
     }

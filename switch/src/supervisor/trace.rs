@@ -2,10 +2,9 @@
 //! words. Nothing is changed.
 
 use super::{ApplyError, Supervisor};
-use crate::bridge::{LookUp, PORTS_MAX, PortId, Verdict};
-use crate::control::{Response, Trace, TraceEgress, Unfinished};
-use crate::engine::{Command, Fate};
-use crate::explain::{Comment, Names as _, fate, steps};
+use crate::bridge::PORTS_MAX;
+use crate::control::{Explained, Response, Unfinished};
+use crate::engine::{Command, Traced};
 use crate::frame::HEAD_MAX;
 
 impl Supervisor {
@@ -28,29 +27,9 @@ impl Supervisor {
         let traced = self.engine.ask(|reply| Command::Trace { ingress, frame: bytes, vnet, reply })?;
         let names = self.names();
         let names = names.as_slice();
-        let story = &traced.account.story;
-        let (verdict, reason) = match (story.verdict, story.look_up) {
-            (Verdict::Drop(reason), _) => ("dropped", Some(reason.name().to_owned())),
-            (Verdict::Forward { .. }, LookUp::Known(_)) => ("forwarded", None),
-            (Verdict::Forward { .. }, _) => ("flooded", None),
-        };
-        let egress = |&(id, outcome): &(PortId, Fate)| TraceEgress {
-            port: (&names).name(id).to_owned(),
-            refused: match outcome {
-                Fate::Refused { reason, .. } => Some(reason.name().to_owned()),
-                Fate::AsIs { .. } | Fate::Padded { .. } | Fate::Completed { .. } | Fate::Cut { .. } => None,
-            },
-            text: fate(outcome),
-        };
-        Ok(Response::Trace(Box::new(Trace {
-            port: port.to_owned(),
-            len,
-            steps: steps(&traced.account, ingress, &head, &names),
-            verdict: verdict.to_owned(),
-            reason,
-            comment: Comment { story, ingress, names: &names }.to_string(),
-            egress: traced.egress.iter().map(egress).collect(),
-        })))
+        let Traced { account, egress } = &*traced;
+        let explained = Explained { ingress, head: &head, len, account, egress };
+        Ok(Response::Trace(Box::new(explained.in_words(&names))))
     }
 
     /// The ports' names, by number.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::bridge::{PortId, PortSet};
 use crate::capture::bpf::{self, Program};
 use crate::engine::observe::Want;
+use crate::frame::HEAD_MAX;
 
 /// Bytes of a frame that are kept unless told otherwise: all of any frame.
 pub const SNAPLEN_MAX: u32 = 262_144;
@@ -51,6 +52,8 @@ pub struct Spec {
     pub count: Option<u64>,
     /// Finishes checksums and cuts super-frames.
     pub segment: bool,
+    /// With each frame that came in, every step of the decision on it.
+    pub steps: bool,
     /// Out of the recorder: frames of this last time, and no others.
     pub last: Option<Duration>,
 }
@@ -69,6 +72,7 @@ impl Spec {
             snaplen: SNAPLEN_MAX,
             count: None,
             segment: false,
+            steps: false,
             last: None,
         }
     }
@@ -77,14 +81,17 @@ impl Spec {
     /// `labels`.
     pub fn want(&self, labels: &Labels) -> Want {
         let filtered = if self.filter.is_some() { bpf::REACH } else { 0 };
-        let snaplen = if self.segment { SNAPLEN_MAX } else { self.snaplen.max(filtered) };
+        // What explains a frame is read in its head.
+        let explained = if self.steps { u32::try_from(HEAD_MAX).unwrap_or(SNAPLEN_MAX) } else { 0 };
+        let least = filtered.max(explained);
+        let snaplen = if self.segment { SNAPLEN_MAX } else { self.snaplen.max(least) };
         let ports = match &self.ports {
             None => PortSet::ALL,
             Some(names) => {
                 labels.iter().filter(|(_, label)| names.contains(&label.name)).map(|(id, _)| *id).collect()
             }
         };
-        Want { ports, snaplen }
+        Want { ports, snaplen, accounts: self.steps }
     }
 }
 

@@ -122,7 +122,7 @@ impl Captures {
     /// [`Ended`] when the data thread is gone.
     pub fn record(&self, limit: usize, worth: Option<Worth>) -> Result<(), Ended> {
         self.order(Order::Record { limit, worth });
-        let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
+        let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX, accounts: false };
         self.engine.send(Command::Observe { id: RECORDER, want: Some(want) })
     }
 

@@ -65,7 +65,7 @@ fn a_thread_that_ends_has_the_data_thread_record_no_more() {
     let mut writer = writer(poll, observation, handle.orders(), inbox, news);
     writer.clients.push(Client::new(1, spec(None), Labels::new(), 0, now()));
     // One that it holds, and one that it has not heard of yet.
-    let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX };
+    let want = Want { ports: PortSet::ALL, snaplen: SNAPLEN_MAX, accounts: false };
     for id in [1, 2] {
         handle.send(Command::Observe { id, want: Some(want) }).unwrap();
     }

@@ -4,11 +4,12 @@
 //! A block holds whole turns: the frames of a burst once each, with the first
 //! bytes of each, the story of its verdict, and for every egress a bit mask of the frames
 //! that were chosen for it. The copies of a frame are not stored again: the bytes
-//! that were judged are the bytes that are sent.
+//! that were judged are the bytes that are sent. If somebody asks for it, there is
+//! all that explains each verdict as well.
 //!
 //! Deliberately absent: allocation after [`Block::new`], and text.
 
-use crate::bridge::{BURST, PORTS_MAX, PortId, Refusal, Story, Time};
+use crate::bridge::{Account, BURST, PORTS_MAX, PortId, Refusal, Story, Time};
 use crate::frame::{Frame, Wire};
 use crate::offload::VnetHeader;
 use crate::port::gather;
@@ -50,6 +51,12 @@ pub struct Copies {
     pub egress: PortId,
     /// Frames chosen for it, by their position in the turn.
     pub chosen: u64,
+    /// Of them, those that it padded.
+    pub padded: u64,
+    /// And those whose checksum it completed, or which it cut into segments.
+    pub finished: u64,
+    /// Its MTU then.
+    pub mtu: u32,
     /// Of the turn's refusals, so many are this port's, in the order of ports.
     pub refused_len: u16,
 }
@@ -60,6 +67,7 @@ struct TurnLens {
     ingress: PortId,
     first_id: u64,
     frames_len: u16,
+    accounts_len: u16,
     copies_len: u16,
     refusals_len: u16,
 }
@@ -82,6 +90,8 @@ pub struct Lost {
 pub struct Block {
     turns: Vec<TurnLens>,
     frames: Vec<Seen>,
+    /// Of each frame of some turns, and of none of the others.
+    accounts: Vec<Account>,
     copies: Vec<Copies>,
     /// Position in its turn and reason.
     refusals: Vec<(u8, Refusal)>,
@@ -105,6 +115,8 @@ pub struct Turn<'b> {
     pub first_id: u64,
     /// Its frames.
     pub frames: &'b [Seen],
+    /// All that explains the verdict on each; empty if nobody asked for it.
+    pub accounts: &'b [Account],
     /// What left by each egress.
     pub copies: &'b [Copies],
     /// Copies refused: the frame's position in the turn, and why.
@@ -127,6 +139,8 @@ pub(super) struct Record<'r> {
     pub first_id: u64,
     pub frames: &'r [Frame<'r>],
     pub stories: &'r [Story],
+    /// Of each frame, or none.
+    pub accounts: &'r [Account],
     pub copies: &'r [Copies],
     pub refusals: &'r [(u8, Refusal)],
     pub snaplen: u32,
@@ -150,6 +164,7 @@ impl Block {
         Block {
             turns: Vec::with_capacity(FRAMES),
             frames: Vec::with_capacity(FRAMES),
+            accounts: Vec::with_capacity(FRAMES),
             copies: Vec::with_capacity(2 * FRAMES),
             refusals: Vec::with_capacity(REFUSALS_OF_BURST),
             bytes: vec![0; BYTES],
@@ -165,8 +180,9 @@ impl Block {
         let mut block = Block::new();
         let (frames, stories) = (&[*frame][..], &[story][..]);
         let (copies, refusals) = (&[][..], &[][..]);
-        let snaplen = u32::MAX;
-        let record = Record { time, ingress, first_id: 0, frames, stories, copies, refusals, snaplen };
+        let (accounts, snaplen) = (&[][..], u32::MAX);
+        let record =
+            Record { time, ingress, first_id: 0, frames, stories, accounts, copies, refusals, snaplen };
         assert!(block.push(&record));
         block
     }
@@ -175,6 +191,7 @@ impl Block {
     pub fn clear(&mut self) {
         self.turns.clear();
         self.frames.clear();
+        self.accounts.clear();
         self.copies.clear();
         self.refusals.clear();
         self.lost.clear();
@@ -192,7 +209,7 @@ impl Block {
         self.frames.len()
     }
 
-    /// Bytes of memory that its content takes.
+    /// Bytes of memory that [a copy](Self::to_kept) takes.
     pub fn memory(&self) -> usize {
         self.used
             + self.turns.len() * size_of::<TurnLens>()
@@ -207,12 +224,15 @@ impl Block {
         Some(self.turns.last()?.time)
     }
 
-    /// A copy that takes no more memory than it must, to be kept.
+    /// A copy that takes no more memory than it must, to be kept: accounts, which
+    /// are for who looks on, are not.
     #[must_use]
     pub fn to_kept(&self) -> Block {
+        let bare = |turn: &TurnLens| TurnLens { accounts_len: 0, ..*turn };
         Block {
-            turns: self.turns.clone(),
+            turns: self.turns.iter().map(bare).collect(),
             frames: self.frames.clone(),
+            accounts: Vec::new(),
             copies: self.copies.clone(),
             refusals: self.refusals.clone(),
             bytes: self.bytes[..self.used].to_vec(),
@@ -225,10 +245,12 @@ impl Block {
     /// The turns, in order.
     pub fn turns(&self) -> impl Iterator<Item = Turn<'_>> {
         let (mut frames, mut copies) = (self.frames.as_slice(), self.copies.as_slice());
-        let mut refusals = self.refusals.as_slice();
+        let (mut accounts, mut refusals) = (self.accounts.as_slice(), self.refusals.as_slice());
         self.turns.iter().map(move |turn| {
             let (these, rest) = frames.split_at(turn.frames_len.into());
             frames = rest;
+            let (explained, rest) = accounts.split_at(turn.accounts_len.into());
+            accounts = rest;
             let (left_by, rest) = copies.split_at(turn.copies_len.into());
             copies = rest;
             let (refused, rest) = refusals.split_at(turn.refusals_len.into());
@@ -238,6 +260,7 @@ impl Block {
                 ingress: turn.ingress,
                 first_id: turn.first_id,
                 frames: these,
+                accounts: explained,
                 copies: left_by,
                 refusals: refused,
                 bytes: &self.bytes,
@@ -255,6 +278,7 @@ impl Block {
         let fits = |len: usize, more: usize, capacity: usize| len + more <= capacity;
         fits(self.turns.len(), 1, self.turns.capacity())
             && fits(self.frames.len(), record.frames.len(), self.frames.capacity())
+            && fits(self.accounts.len(), record.accounts.len(), self.accounts.capacity())
             && fits(self.copies.len(), record.copies.len(), self.copies.capacity())
             && fits(self.refusals.len(), record.refusals.len(), self.refusals.capacity())
             && fits(self.used, record.bytes_len(), self.bytes.len())
@@ -279,6 +303,7 @@ impl Block {
             });
             self.used = end;
         }
+        self.accounts.extend_from_slice(record.accounts);
         self.copies.extend_from_slice(record.copies);
         self.refusals.extend_from_slice(record.refusals);
         // None is longer than a burst allows: 64 frames, 256 ports, 16,384 of both.
@@ -288,6 +313,7 @@ impl Block {
             ingress: record.ingress,
             first_id: record.first_id,
             frames_len: len(record.frames.len()),
+            accounts_len: len(record.accounts.len()),
             copies_len: len(record.copies.len()),
             refusals_len: len(record.refusals.len()),
         });

@@ -15,6 +15,7 @@
 //! for whoever reads.
 
 mod block;
+mod fates;
 
 pub use block::{Block, Copies, Lost, Seen, Turn};
 
@@ -28,8 +29,8 @@ use mio::Waker;
 
 use super::{Snapshot, Tuning};
 use crate::bridge::{
-    BURST, Bridge, EntryKind, FdbEntry, FlushScope, PORTS_MAX, PortCounters, PortId, PortSet, PortSettings,
-    Refusal, Settings, Story, Time, Verdict,
+    Account, BURST, Bridge, EntryKind, FdbEntry, FlushScope, PORTS_MAX, PortCounters, PortId, PortSet,
+    PortSettings, Refusal, Settings, Story, Time, Verdict,
 };
 use crate::frame::{Frame, MacAddr, VlanId};
 use block::{COPIES_OF_BURST, REFUSALS_OF_BURST, Record};
@@ -56,13 +57,19 @@ pub struct Want {
     pub ports: PortSet,
     /// Bytes of each frame.
     pub snaplen: u32,
+    /// All that explains each verdict.
+    pub accounts: bool,
 }
 
 impl Want {
-    const NOTHING: Want = Want { ports: PortSet::EMPTY, snaplen: 0 };
+    const NOTHING: Want = Want { ports: PortSet::EMPTY, snaplen: 0, accounts: false };
 
     fn and(self, other: Want) -> Want {
-        Want { ports: self.ports | other.ports, snaplen: self.snaplen.max(other.snaplen) }
+        Want {
+            ports: self.ports | other.ports,
+            snaplen: self.snaplen.max(other.snaplen),
+            accounts: self.accounts || other.accounts,
+        }
     }
 }
 
@@ -259,6 +266,8 @@ pub(super) struct Observer {
     next_id: u64,
     /// The turn at hand.
     stories: ArrayVec<Story, BURST>,
+    /// Of each frame, if they are wanted.
+    accounts: Vec<Account>,
     copies: Vec<Copies>,
     refusals: Vec<(u8, Refusal)>,
 }
@@ -282,6 +291,7 @@ pub(super) fn seam() -> (Observer, Observation) {
         untold: 0,
         next_id: 0,
         stories: ArrayVec::new(),
+        accounts: Vec::with_capacity(BURST),
         copies: Vec::with_capacity(COPIES_OF_BURST),
         refusals: Vec::with_capacity(REFUSALS_OF_BURST),
     };
@@ -299,8 +309,13 @@ pub(super) trait Witness {
         frames: &[Frame<'_>],
         verdicts: &mut ArrayVec<Verdict, BURST>,
     );
-    /// Frames of the burst were chosen for `egress`, as a bit mask.
-    fn chosen(&mut self, egress: PortId, mask: u64);
+    /// Frames of the burst were chosen for `egress`, which has that MTU, as a bit
+    /// mask.
+    fn chosen(&mut self, egress: PortId, mask: u64, mtu: u32);
+    /// The egress that was named last pads frame number `frame`.
+    fn padded(&mut self, frame: u32);
+    /// It completes the checksum of frame number `frame`, or cuts that.
+    fn finished(&mut self, frame: u32);
     /// The egress that was named last does not send frame number `frame`.
     fn refused(&mut self, frame: u32, reason: Refusal);
 }
@@ -320,7 +335,11 @@ impl Witness for () {
     }
 
     #[inline(always)]
-    fn chosen(&mut self, _egress: PortId, _mask: u64) {}
+    fn chosen(&mut self, _egress: PortId, _mask: u64, _mtu: u32) {}
+    #[inline(always)]
+    fn padded(&mut self, _frame: u32) {}
+    #[inline(always)]
+    fn finished(&mut self, _frame: u32) {}
     #[inline(always)]
     fn refused(&mut self, _frame: u32, _reason: Refusal) {}
 }
@@ -334,11 +353,27 @@ impl Witness for Observer {
         frames: &[Frame<'_>],
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
-        bridge.forward_burst_told(now, ingress, frames, verdicts, &mut self.stories);
+        if self.want.accounts {
+            self.explain(bridge, now, ingress, frames, verdicts);
+        } else {
+            bridge.forward_burst_told(now, ingress, frames, verdicts, &mut self.stories);
+        }
     }
 
-    fn chosen(&mut self, egress: PortId, mask: u64) {
-        self.copies.push(Copies { egress, chosen: mask, refused_len: 0 });
+    fn chosen(&mut self, egress: PortId, mask: u64, mtu: u32) {
+        self.copies.push(Copies { egress, chosen: mask, padded: 0, finished: 0, mtu, refused_len: 0 });
+    }
+
+    fn padded(&mut self, frame: u32) {
+        if let Some(copies) = self.copies.last_mut() {
+            copies.padded |= 1 << frame;
+        }
+    }
+
+    fn finished(&mut self, frame: u32) {
+        if let Some(copies) = self.copies.last_mut() {
+            copies.finished |= 1 << frame;
+        }
     }
 
     fn refused(&mut self, frame: u32, reason: Refusal) {
@@ -351,6 +386,25 @@ impl Witness for Observer {
 }
 
 impl Observer {
+    /// Has `bridge` judge a burst for somebody who wants to know everything.
+    #[cold]
+    #[inline(never)]
+    fn explain(
+        &mut self,
+        bridge: &mut Bridge,
+        now: Time,
+        ingress: PortId,
+        frames: &[Frame<'_>],
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
+        let Observer { stories, accounts, .. } = self;
+        stories.clear();
+        bridge.forward_burst_explained(now, ingress, frames, verdicts, |account| {
+            stories.push(account.story);
+            accounts.push(account);
+        });
+    }
+
     /// Adds what capture `id` wants, or forgets it.
     pub fn set_want(&mut self, id: u64, want: Option<Want>) {
         self.wants.retain(|(other, _)| *other != id);
@@ -391,7 +445,7 @@ impl Observer {
             touches |= wanted.contains(copies.egress);
         }
         if touches {
-            let stories = self.stories.take();
+            let (stories, accounts) = (self.stories.take(), std::mem::take(&mut self.accounts));
             let (copies, refusals) = (std::mem::take(&mut self.copies), std::mem::take(&mut self.refusals));
             let record = Record {
                 time,
@@ -399,6 +453,7 @@ impl Observer {
                 first_id: self.next_id,
                 frames,
                 stories: &stories,
+                accounts: &accounts,
                 copies: &copies,
                 refusals: &refusals,
                 snaplen: self.want.snaplen,
@@ -406,9 +461,10 @@ impl Observer {
             if !self.push(&record) {
                 self.lose(ingress, &stories, &copies);
             }
-            (self.copies, self.refusals) = (copies, refusals);
+            (self.accounts, self.copies, self.refusals) = (accounts, copies, refusals);
         }
         self.next_id += frames.len() as u64;
+        self.accounts.clear();
         self.copies.clear();
         self.refusals.clear();
     }
