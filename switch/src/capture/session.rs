@@ -5,9 +5,13 @@
 //! them to [`Session::block`], and takes the bytes out of its [`Sink`].
 
 mod explained;
+mod interface;
 mod recall;
 mod spec;
+#[cfg(test)]
+mod tests;
 
+use interface::Interface;
 pub(super) use recall::Progress;
 pub use spec::{Kind, Kinds, Label, Labels, Names, SNAPLEN_MAX, Spec};
 
@@ -15,9 +19,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bpf::Program;
-use super::pcapng::{self, FrameRecord, Totals, Way};
+use super::pcapng::{self, FrameRecord, Way};
 use super::sink::Sink;
-use super::state::{self, State, Summary, Sums, What};
+use super::state::{self, State, Summary, What};
 use super::words;
 use crate::bridge::{FdbEntry, FlushKinds, PORTS_MAX, PortCounters, PortId, Story, Time, Verdict};
 use crate::engine::observe::{Block, Change, Lost, Mark, Seen, Turn};
@@ -31,16 +35,6 @@ pub const HOLD_OFF: Duration = Duration::from_secs(10);
 /// Sums are written into the stream this often, in nanoseconds.
 const SUMS_EVERY: u64 = 1_000_000_000;
 
-#[derive(Debug)]
-struct Interface {
-    name: String,
-    sums: [Sums; 4],
-    /// The port's counters when the capture, or the port, began.
-    base: PortCounters,
-    /// Records missed since the last one.
-    missed: u64,
-}
-
 /// A capture under way.
 #[derive(Debug)]
 pub struct Session {
@@ -48,6 +42,8 @@ pub struct Session {
     epoch_ns: u64,
     start_ns: u64,
     interfaces: Vec<Interface>,
+    /// Of them, so many are described in the file.
+    described: usize,
     by_port: Box<[Option<u32>; PORTS_MAX]>,
     /// Every port, wanted or not: verdicts name them.
     names: BTreeMap<PortId, String>,
@@ -86,6 +82,7 @@ impl Session {
             epoch_ns: 0,
             start_ns: 0,
             interfaces: Vec::new(),
+            described: 0,
             by_port: Box::new([None; PORTS_MAX]),
             names: BTreeMap::new(),
             next_sums: Time::START,
@@ -144,26 +141,6 @@ impl Session {
         self.say(&State::Start(start));
     }
 
-    /// Describes the interface of a port that is wanted, and gives its number.
-    fn add_interface(&mut self, id: PortId, base: PortCounters, label: Option<&Label>) -> Option<u32> {
-        let (name, description) = match label {
-            Some(label) => (label.name.clone(), label.description.as_str()),
-            None => (format!("port{}", id.get()), ""),
-        };
-        // What was said may have been of another port of that number.
-        (self.comment.of, self.copy_comment) = (None, None);
-        self.names.insert(id, name.clone());
-        if self.spec.ports.as_ref().is_some_and(|names| !names.contains(&name)) {
-            return None;
-        }
-        let number = u32::try_from(self.interfaces.len()).ok()?;
-        let Spec { filter_text, snaplen, .. } = &self.spec;
-        self.sink.append(|out| pcapng::interface(out, &name, description, filter_text, *snaplen));
-        self.interfaces.push(Interface { name, sums: [Sums::default(); 4], base, missed: 0 });
-        self.by_port[id.index()] = Some(number);
-        Some(number)
-    }
-
     fn name(&self, interface: u32) -> String {
         self.interfaces[interface as usize].name.clone()
     }
@@ -189,6 +166,7 @@ impl Session {
 
     /// Takes more of the FDB, as it is now.
     pub fn fdb(&mut self, time: Time, entries: &[FdbEntry], last: bool) {
+        self.describe_interfaces();
         let entries = self.entries(entries);
         self.say(&State::Fdb(state::Fdb { time_ns: time.as_nanos(), entries, last }));
     }
@@ -254,7 +232,7 @@ impl Session {
         };
         if let Some(what) = what.filter(|_| self.is_complete()) {
             // A reader that stops costs no memory. Its frames are missing too.
-            if self.sink.is_full() {
+            if !self.describe_interfaces() || self.sink.is_full() {
                 self.changes_missed += 1;
             } else {
                 self.say(&State::Change(state::Changed { time_ns: time.as_nanos(), what }));
@@ -269,7 +247,7 @@ impl Session {
             if !self.turn(&turn) {
                 return false;
             }
-            if turn.time >= self.next_sums && !self.sink.is_full() {
+            if turn.time >= self.next_sums && self.describe_interfaces() && !self.sink.is_full() {
                 self.next_sums = Time::from_nanos(turn.time.as_nanos() + SUMS_EVERY);
                 self.write_sums(turn.time);
             }
@@ -370,13 +348,14 @@ impl Session {
         if !self.spec.kinds[kind as usize] {
             return true;
         }
+        let has_room = self.describe_interfaces() && !self.sink.is_full() && !self.is_late;
         let held = &mut self.interfaces[interface as usize];
         let sums = &mut held.sums[kind as usize];
         if !shot.is_accepted(self.spec.filter.as_ref()) {
             sums.passed += 1;
             return true;
         }
-        if self.sink.is_full() || self.is_late {
+        if !has_room {
             sums.slow += 1;
             held.missed += 1;
             return true;
@@ -430,14 +409,6 @@ impl Session {
         true
     }
 
-    fn write_sums(&mut self, now: Time) {
-        let (start, end) = (self.epoch_ns + self.start_ns, self.epoch_ns + now.as_nanos());
-        for (number, interface) in (0u32..).zip(&self.interfaces) {
-            let totals = interface.totals();
-            self.sink.append(|out| pcapng::statistics(out, number, start, end, &totals));
-        }
-    }
-
     /// Ends: the sums. Without a mark, it has counted what it was to count.
     pub fn end(&mut self, mark: Option<&Mark>, now: Time, why: &str) {
         for id in (0..=u8::MAX).map(PortId::new) {
@@ -454,6 +425,7 @@ impl Session {
                 sums.counted = sums.lost + sums.passed + sums.slow + sums.written;
             }
         }
+        self.describe_all_interfaces();
         self.write_sums(now);
         let ports = self.interfaces.iter().map(|interface| {
             let [forwarded, dropped, sent, refused] = interface.sums;
@@ -468,38 +440,6 @@ impl Session {
             why: why.to_owned(),
             ports,
         }));
-    }
-}
-
-impl Interface {
-    /// The port's counters are now these, and it will not be heard of again.
-    fn close(&mut self, kinds: &Kinds, now: &PortCounters) {
-        let base = &self.base;
-        let counted = [
-            now.forwarded - base.forwarded,
-            now.dropped() - base.dropped(),
-            now.tx - base.tx,
-            now.refused() - base.refused(),
-        ];
-        // Those that the kernel still forwarded while its fast path was closed.
-        let fast = [now.rx_fast - base.rx_fast, 0, now.tx_fast - base.tx_fast, 0];
-        for kind in (0..4).filter(|kind| kinds[*kind]) {
-            self.sums[kind].counted += counted[kind];
-            self.sums[kind].lost += fast[kind];
-        }
-        self.base = now.clone();
-    }
-
-    fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for Sums { lost, passed, slow, written, .. } in self.sums {
-            totals.received += lost + passed + slow + written;
-            totals.dropped += lost;
-            totals.accepted += slow + written;
-            totals.os_dropped += slow;
-            totals.delivered += written;
-        }
-        totals
     }
 }
 
