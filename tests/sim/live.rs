@@ -47,7 +47,7 @@ impl Live {
         let mut captures = Captures::start(observation, rig.handle.orders(), None).unwrap();
         let (stream, theirs) = UnixStream::pair().unwrap();
         let id = captures.begin(spec, labels(rig.ports.len())).unwrap();
-        captures.hand_over(id, Some(theirs));
+        captures.hand_over(id, Some(theirs.into()));
         let told = Arc::new(AtomicUsize::new(0));
         let (theirs, count) = (stream.try_clone().unwrap(), Arc::clone(&told));
         let reader = std::thread::spawn(move || read_counting(theirs, &count));

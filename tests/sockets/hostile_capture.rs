@@ -106,7 +106,6 @@ fn allowed() -> Vec<String> {
         format!(r#""ports":{}"#, list("\"p0\"", 100_000)),
         format!(r#""directions":{}"#, list("\"in\"", 100_000)),
         r#""snaplen":14,"count":18446744073709551615"#.to_owned(),
-        r#""snaplen":14,"steps":true,"directions":["out"]"#.to_owned(),
         r#""snaplen":14,"steps":true"#.to_owned(),
     ]
 }
@@ -218,6 +217,36 @@ fn chatter(rig: &Rig) -> Result<()> {
     wait_until("the event", SOON, || {
         let whys = events(rig, "capture_stopped", "why").unwrap_or_default();
         whys.iter().any(|why| why.starts_with("xxx") && why.len() <= 500)
+    })
+}
+
+/// What a reader says in one breath with its request is heard as what it says later.
+#[test]
+fn a_reason_that_comes_with_the_request_is_heard() -> Result<()> {
+    require!(root);
+    let rig = Rig::new(&["stream"])?;
+    let mut stream = UnixStream::connect(rig.switch().control())?;
+    stream.set_read_timeout(Some(SOON))?;
+    let request = capture(r#""directions":["in"]"#);
+    stream.write_all(format!("{request}\nno space left on device\n").as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said)?;
+    let newline = said.iter().position(|byte| *byte == b'\n').context("a reply")?;
+    ensure!(Capture::parse(&said[newline + 1..])?.end().why == "asked");
+    wait_until("the event", SOON, || {
+        events(&rig, "capture_stopped", "why").is_ok_and(|whys| !whys.is_empty())
+    })?;
+    ensure!(events(&rig, "capture_stopped", "why")? == ["no space left on device"]);
+
+    // Who says more than any reason is not waited for.
+    let mut endless = UnixStream::connect(rig.switch().control())?;
+    endless.set_read_timeout(Some(SOON))?;
+    endless.write_all(format!("{request}\n{}", "x".repeat(1000)).as_bytes())?;
+    endless.read_to_end(&mut said)?;
+    wait_until("the event", SOON, || {
+        let whys = events(&rig, "capture_stopped", "why").unwrap_or_default();
+        whys.last().is_some_and(|why| *why == "x".repeat(500))
     })
 }
 

@@ -88,7 +88,7 @@ impl Turns {
         let spec = Spec::everything("", "");
         let (mut ours, theirs) = UnixStream::pair().expect("two sockets");
         let id = captures.begin(spec, Labels::new()).expect("the engine runs");
-        captures.hand_over(id, Some(theirs));
+        captures.hand_over(id, Some(theirs.into()));
         let reader = std::thread::spawn(move || {
             let mut buffer = vec![0; 256 << 10];
             while matches!(ours.read(&mut buffer), Ok(1..)) {}

@@ -39,6 +39,22 @@ pub(super) enum Stage {
     Over(Instant),
 }
 
+/// Whoever reads a capture: its connection, from behind the reply on.
+#[derive(Debug)]
+pub struct Reader {
+    /// The connection.
+    pub stream: StdStream,
+    /// What it has said behind its request already.
+    pub said: Vec<u8>,
+}
+
+impl From<StdStream> for Reader {
+    /// A reader that has said nothing.
+    fn from(stream: StdStream) -> Reader {
+        Reader { stream, said: Vec::new() }
+    }
+}
+
 /// A capture and its reader.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -102,7 +118,9 @@ impl Client {
     ///
     /// # Errors
     /// epoll does not take the socket.
-    pub fn connect(&mut self, stream: StdStream, registry: &Registry, token: Token) -> io::Result<()> {
+    pub fn connect(&mut self, reader: Reader, registry: &Registry, token: Token) -> io::Result<()> {
+        let Reader { stream, said } = reader;
+        hear(&mut self.said, &said);
         stream.set_nonblocking(true)?;
         let mut stream = UnixStream::from_std(stream);
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
@@ -184,17 +202,14 @@ impl Client {
         let Some(stream) = self.stream.as_mut() else { return Heard::Nothing };
         let mut chunk = [0; 256];
         loop {
+            // Nobody says that much. Were it read on, who writes for ever would keep
+            // this thread from all others, and from its end.
+            if self.said.len() >= REASON_MAX {
+                return Heard::End;
+            }
             match stream.read(&mut chunk) {
                 Ok(0) => return Heard::End,
-                Ok(len) => {
-                    let room = REASON_MAX.saturating_sub(self.said.len());
-                    self.said.extend_from_slice(&chunk[..len.min(room)]);
-                    // Nobody says that much. Were it read on, who writes for ever
-                    // would keep this thread from all others, and from its end.
-                    if self.said.len() >= REASON_MAX {
-                        return Heard::End;
-                    }
-                }
+                Ok(len) => hear(&mut self.said, &chunk[..len]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Heard::Gone,
@@ -232,6 +247,12 @@ impl Client {
     }
 }
 
+/// Keeps `more` of what a reader says, as far as a reason goes.
+fn hear(said: &mut Vec<u8>, more: &[u8]) {
+    let room = REASON_MAX.saturating_sub(said.len());
+    said.extend_from_slice(&more[..more.len().min(room)]);
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
@@ -243,7 +264,7 @@ mod tests {
     /// A capture of everything, read by the other end of `stream`.
     fn client(stream: StdStream, now: Instant) -> Client {
         let mut client = Client::new(1, Spec::everything("", ""), Labels::new(), 0, now);
-        client.connect(stream, Poll::new().unwrap().registry(), Token(1)).unwrap();
+        client.connect(stream.into(), Poll::new().unwrap().registry(), Token(1)).unwrap();
         client
     }
 

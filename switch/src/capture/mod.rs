@@ -29,5 +29,11 @@ mod watch;
 pub mod words;
 mod writer;
 
+pub use client::Reader;
 pub use watch::Worth;
 pub use writer::{CAPTURES_MAX, Captures, News};
+
+/// What events call the capture of that number.
+pub fn name(id: u64) -> String {
+    format!("capture {id}")
+}

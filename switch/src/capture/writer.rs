@@ -15,7 +15,6 @@ pub use captures::{CAPTURES_MAX, Captures};
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::{Events, Poll, Token, Waker};
 
-use super::client::{Client, Heard, PATIENCE, Stage};
+use super::client::{Client, Heard, PATIENCE, Reader, Stage};
 use super::recorder::{Item, Recorder};
 use super::session::{Label, Labels, Spec};
 use super::watch::{Watch, Worth};
@@ -78,7 +77,7 @@ enum Order {
     /// A capture, which begins at its mark.
     Begin { id: u64, spec: Box<Spec>, labels: Labels },
     /// Its reader; `None`: it hung up before it was one.
-    Reader { id: u64, stream: Option<UnixStream> },
+    Reader { id: u64, reader: Option<Reader> },
     /// Keeps the last frames, in so many bytes.
     Record { limit: usize, worth: Option<Worth> },
     /// The name of the port that will be added next under that number.
@@ -181,9 +180,9 @@ impl Writer {
             Order::Begin { id, spec, labels } => {
                 self.clients.push(Client::new(id, *spec, labels, self.names_len, now()));
             }
-            Order::Reader { id, stream } => {
+            Order::Reader { id, reader } => {
                 let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else { return };
-                let taken = stream.map(|stream| client.connect(stream, self.poll.registry(), token(id)));
+                let taken = reader.map(|reader| client.connect(reader, self.poll.registry(), token(id)));
                 match taken {
                     // It may have hung up before it was registered.
                     Some(Ok(())) => self.listen(token(id)),

@@ -104,6 +104,11 @@ impl Connection {
         poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
+    /// What was received behind the last request that was answered.
+    pub fn unanswered(&self) -> &[u8] {
+        &self.input[self.start..]
+    }
+
     /// Whether it follows events.
     pub fn follows(&self) -> bool {
         self.follow.is_some()

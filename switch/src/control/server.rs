@@ -20,6 +20,7 @@ use rustix::net::SocketType;
 use super::connection::{Connection, MayFollow, PATIENCE, Turn};
 use super::lock::LockError;
 use super::protocol::{Request, Response};
+use crate::capture::Reader;
 use crate::events::Journal;
 use crate::port::socket_file::{SocketFile, SocketFileError};
 
@@ -82,7 +83,7 @@ pub struct Server {
     /// When to accept again after the process ran out of descriptors.
     accept_at: Option<Instant>,
     /// Connections that read a capture from now on.
-    readers: Vec<(u64, Option<std::os::unix::net::UnixStream>)>,
+    readers: Vec<(u64, Option<Reader>)>,
 }
 
 impl Server {
@@ -247,7 +248,8 @@ impl Server {
             Turn::HandOver(capture) => {
                 if let Some(mut client) = self.clients[slot].take() {
                     let _ = self.registry.deregister(&mut client.stream);
-                    self.readers.push((capture, Some(client.stream.into())));
+                    let said = client.unanswered().to_vec();
+                    self.readers.push((capture, Some(Reader { stream: client.stream.into(), said })));
                 }
             }
         }
@@ -255,7 +257,7 @@ impl Server {
 
     /// The connections that read a capture from now on, with its number; without
     /// a connection if it was lost before its reply had left.
-    pub fn take_readers(&mut self) -> Vec<(u64, Option<std::os::unix::net::UnixStream>)> {
+    pub fn take_readers(&mut self) -> Vec<(u64, Option<Reader>)> {
         std::mem::take(&mut self.readers)
     }
 

@@ -4,14 +4,13 @@
 //! Deliberately absent: frames.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bridge::PortId;
 use crate::capture::bpf::Program;
 use crate::capture::session::{Kinds, Label, Labels, SNAPLEN_MAX, Spec};
-use crate::capture::{CAPTURES_MAX, Captures, News};
+use crate::capture::{CAPTURES_MAX, Captures, News, Reader};
 use crate::config::PortConfig;
 use crate::control::{Capture, Direction, ErrorReply, Response};
 use crate::events::Happening;
@@ -110,10 +109,10 @@ impl Supervisor {
     }
 
     /// Gives captures their readers, or the news that they have none.
-    pub fn hand_over(&mut self, readers: Vec<(u64, Option<UnixStream>)>) {
-        for (capture, stream) in readers {
+    pub fn hand_over(&mut self, readers: Vec<(u64, Option<Reader>)>) {
+        for (capture, reader) in readers {
             if let Some(captures) = &self.captures {
-                captures.hand_over(capture, stream);
+                captures.hand_over(capture, reader);
             }
         }
     }

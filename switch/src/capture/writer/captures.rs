@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -15,6 +14,7 @@ use mio::{Poll, Waker};
 
 use super::{News, Order, RECORDER, WAKE, Writer};
 use crate::bridge::{PortId, PortSet};
+use crate::capture::Reader;
 use crate::capture::session::{Label, Labels, Names, SNAPLEN_MAX, Spec};
 use crate::capture::watch::Worth;
 use crate::engine::observe::{BLOCKS, Block, Observation, Want};
@@ -127,8 +127,8 @@ impl Captures {
     }
 
     /// Gives capture `id` its reader, or the news that there is none.
-    pub fn hand_over(&self, id: u64, stream: Option<UnixStream>) {
-        self.order(Order::Reader { id, stream });
+    pub fn hand_over(&self, id: u64, reader: Option<Reader>) {
+        self.order(Order::Reader { id, reader });
     }
 
     /// Says what the port is called that the engine is about to get. A capture of
