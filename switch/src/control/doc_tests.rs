@@ -160,6 +160,16 @@ fn every_reply_is_there_with_an_example_and_its_fields() {
     }
 }
 
+/// Whoever has begun a capture finds it in the events.
+#[test]
+fn events_call_a_capture_as_the_page_says() {
+    let section = section(section(DOC, "## Replies"), "### `capture`");
+    let example: Envelope<Response> = serde_json::from_str(jsons(section)[0]).unwrap();
+    let Response::Capture { capture } = example.body else { panic!("{example:?}") };
+    let name = format!("`{}`", crate::capture::name(capture));
+    assert!(section.contains(&name), "docs/control.md: events call it {name}");
+}
+
 #[test]
 fn every_event_is_there_with_its_fields() {
     let table = section(DOC, "## Events");

@@ -17,7 +17,7 @@ use super::Supervisor;
 use crate::bridge::Time;
 use crate::capture::bpf::Program;
 use crate::capture::session::{HOLD_OFF, Spec};
-use crate::capture::{Worth, command, dump};
+use crate::capture::{self, Worth, command, dump};
 use crate::config::{Config, Trigger};
 use crate::events::{Happening, utc};
 
@@ -136,14 +136,14 @@ impl Supervisor {
         let (ours, theirs) = UnixStream::pair()?;
         self.files.begin(ours, path, owner)?;
         let id = captures.begin(spec, labels)?;
-        captures.hand_over(id, Some(theirs));
+        captures.hand_over(id, Some(theirs.into()));
         self.files.names.insert(id, name);
         Ok(())
     }
 
     /// What capture `id` is called in the journal.
     pub(super) fn name_of_capture(&self, id: u64) -> String {
-        self.files.names.get(&id).cloned().unwrap_or_else(|| format!("capture {id}"))
+        self.files.names.get(&id).cloned().unwrap_or_else(|| capture::name(id))
     }
 
     /// Capture `id` has stopped.
