@@ -23,6 +23,7 @@ mod hostile;
 mod hostile_capture;
 mod live;
 mod metrics;
+mod million;
 mod ports;
 mod reload;
 mod rig;

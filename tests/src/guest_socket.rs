@@ -147,6 +147,14 @@ impl GuestSocket {
         (0..len).map(|_| self.receive()).collect()
     }
 
+    /// Takes whatever comes, and looks at none of it, until the switch hangs up or is
+    /// silent for long.
+    pub fn discard(self) {
+        let GuestSocket::Stream(mut socket) = self else { return };
+        let mut bytes = vec![0; 1 << 16];
+        while socket.read(&mut bytes).is_ok_and(|len| len > 0) {}
+    }
+
     /// Waits until the switch has hung up.
     ///
     /// # Errors
