@@ -9,8 +9,11 @@ use std::time::Duration;
 use vswitch::bridge::PortId;
 use vswitch::capture::Captures;
 use vswitch::capture::session::{Label, Spec};
+use vswitch::capture::state::State;
 use vswitch::engine::Command;
+use vswitch::pcap::Reader;
 use vswitch::port::memory::Sample;
+use vswitch::replay::{Wanted, replay};
 use vswitch_tests::capture::{Capture, Way};
 use vswitch_tests::clock::wait_until;
 
@@ -35,6 +38,24 @@ fn add(rig: &mut Rig, captures: &mut Captures, number: u8, name: &str) {
 
 fn last(time: Duration) -> Spec {
     Spec { last: Some(time), ..everything() }
+}
+
+/// What is kept is what is always kept, whoever has frames explained meanwhile.
+#[test]
+fn a_live_trace_beside_it_changes_nothing() {
+    let (rig, mut captures) = recording(8 << 20);
+    let live = begin(&rig, &mut captures, Spec { steps: true, ..everything() });
+    for bytes in [frame(0xff, 1), frame(1, 1)] {
+        rig.ports[0].inject(&bytes);
+        rig.settle();
+    }
+    let (live, past) = (end(&live), read(&begin(&rig, &mut captures, last(EVER))));
+    let told =
+        |capture: &Capture| capture.states.iter().filter(|state| matches!(state, State::Trace(_))).count();
+    assert_eq!((told(&live), told(&past)), (2, 0));
+    assert_eq!(said(&past.frames), said(&live.frames));
+    drop(rig);
+    captures.join();
 }
 
 /// Longer than any test.
@@ -76,6 +97,18 @@ fn what_was_before_it_was_asked_is_told_with_its_verdicts() {
     let one = read(&begin(&rig, &mut captures, Spec { count: Some(1), ..last(EVER) }));
     assert_eq!((said(&one.frames), one.end().why.as_str()), (first[..1].to_vec(), "count"));
     assert_eq!(read(&begin(&rig, &mut captures, last(Duration::ZERO))).frames, []);
+
+    // A replay has the frames, and nothing to compare them with: who was where before is
+    // not in the file.
+    let (mut bytes, mut judged) = (Vec::new(), Vec::new());
+    begin(&rig, &mut captures, last(EVER)).read_to_end(&mut bytes).unwrap();
+    let mut reader = Reader::new(bytes.as_slice()).unwrap();
+    let totals =
+        replay(&mut reader, &Wanted::default(), true, |frame| judged.push((frame.port, frame.comment)))
+            .unwrap();
+    assert_eq!((totals.judged, totals.early, totals.compared, totals.partial), (2, 2, 0, true));
+    let words = [("p0", "learned p0; flooded to p1"), ("p0", "dropped: filtered")];
+    assert_eq!(judged, words.map(|(port, comment)| (port.to_owned(), comment.to_owned())));
 
     // A port of the same number and another name is another one.
     drop(rig.handle.ask(|reply| Command::RemovePort { id: PortId::new(1), reply }).unwrap());

@@ -3,7 +3,8 @@
 //! `stream` and `dgram` are ports of a whole switch that an ordinary user runs,
 //! with guests that speak as QEMU does. `vhost_user` is what such a switch takes of
 //! the machine with guests in shared memory: asleep, and at full speed. `capture` is
-//! what a capture has of their frames.
+//! what a capture has of their frames, `live` what a live trace says of them, and
+//! `million` a capture of a million frames, judged once more.
 //!
 //! `control` is row A14 of the conformance table as far as the control socket
 //! itself goes, `hostile` the same against a whole switch, and `hostile_capture` what

@@ -92,7 +92,10 @@ impl Form<'_> {
         });
         for (count, what) in [
             (cut, "frames were cut too short to be judged"),
-            (early, "frames came before the file had told the whole FDB, and were not compared"),
+            (
+                early,
+                "frames came before the file had told the whole FDB, if it ever does, and were not compared",
+            ),
             (missed, "frames were missed by the capture: what they taught is not known"),
             (changes_missed, "changes of the switch were missed by the capture, and not made here"),
         ] {

@@ -100,7 +100,8 @@ pub struct Totals {
     pub different: u64,
     /// Frames that came in and were not judged, since too little of them was kept.
     pub cut: u64,
-    /// Frames judged before the file had told the whole FDB, and not compared.
+    /// Frames judged before the file had told the whole FDB, which one of the past never
+    /// does, and not compared.
     pub early: u64,
     /// Frames that the capture missed; what they taught is not known here.
     pub missed: u64,

@@ -36,6 +36,9 @@ pub(super) struct Stage<'w> {
     now: Time,
     /// Whether the file has described the switch.
     ours: bool,
+    /// Whether it is of the past: ports come as they are described, and nobody says
+    /// who was where before.
+    recalled: bool,
     /// Whether parts of the FDB are still to come.
     early: bool,
     /// Whether frames were left out of the file.
@@ -56,6 +59,7 @@ impl<'w> Stage<'w> {
             epoch_ns: None,
             now: Time::START,
             ours: false,
+            recalled: false,
             early: false,
             partial: false,
             changes_missed: 0,
@@ -89,9 +93,27 @@ impl<'w> Stage<'w> {
 
     /// Another interface is described; `None` if it is one too many.
     pub fn interface(&mut self, name: String) -> Option<()> {
+        if self.recalled {
+            self.recall(name.clone());
+        }
         self.described.push(name);
         // Ours are ports once the switch says so.
         (self.ours || self.described.len() <= PORTS_MAX).then_some(())
+    }
+
+    /// Another port of a capture of the past, in the place of one of that name.
+    fn recall(&mut self, name: String) {
+        let before = self.described.iter().rposition(|described| *described == name);
+        let gone = before.and_then(|at| self.ports.get_mut(at)?.take());
+        if let Some(id) = gone {
+            self.bridge.remove_port(id);
+        }
+        let number = self.described.len();
+        let id = gone.or_else(|| u8::try_from(number).ok().map(PortId::new));
+        if let (Some(id), Ok(interface)) = (id, u32::try_from(number)) {
+            self.add(interface, id, name, true, PortSettings::default());
+            self.bind_static();
+        }
     }
 
     /// When and by which port a frame came in, if that port is any.
@@ -189,9 +211,10 @@ impl<'w> Stage<'w> {
         }
         self.bind_static();
         self.restore(&start.fdb);
-        // A capture of some frames has no FDB either.
-        self.early = start.complete && !start.fdb_complete;
         self.partial = !start.complete;
+        self.recalled = self.partial && self.ports.is_empty();
+        // A capture of some frames has no FDB either.
+        self.early = self.recalled || start.complete && !start.fdb_complete;
         Ok(())
     }
 
