@@ -119,6 +119,19 @@ impl Device {
     }
 }
 
+/// Waits until one of `devices` can be read, at most `limit`.
+///
+/// # Errors
+/// poll(2) failed.
+pub fn wait_one_readable(devices: &[Device], limit: Duration) -> io::Result<()> {
+    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+    let mut fds: Vec<PollFd<'_>> = devices.iter().map(|d| PollFd::new(&*d.fd, PollFlags::IN)).collect();
+    match poll(&mut fds, Some(&limit)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -31,6 +31,8 @@ pub struct Flow {
     vnet: [u8; VNET_LEN],
     template: Vec<u8>,
     stamp_at: usize,
+    /// Stations that the frames are to and from, in the order of a header.
+    stations: [u32; 2],
 }
 
 /// What a sink reads from a frame.
@@ -55,7 +57,7 @@ impl Flow {
         template[..6].copy_from_slice(&destination.octets());
         template[6..12].copy_from_slice(&source.octets());
         template[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
-        Flow { id, len, vnet: [0; VNET_LEN], template, stamp_at: PLAIN_AT }
+        Flow { id, len, vnet: [0; VNET_LEN], template, stamp_at: PLAIN_AT, stations: [1, 1] }
     }
 
     /// The same flow as TCP super-frames with `segment` bytes of payload for
@@ -91,9 +93,18 @@ impl Flow {
         self
     }
 
+    /// The same flow to `destinations` and from `sources` stations by turns. Their
+    /// addresses follow on that of the first; none of the counts may be 0.
+    #[must_use]
+    pub fn with_stations(mut self, destinations: u32, sources: u32) -> Flow {
+        self.stations = [destinations, sources].map(|count| count.max(1));
+        self
+    }
+
     /// The same flow in the other direction.
     #[must_use]
     pub fn reversed(mut self) -> Flow {
+        self.stations.reverse();
         let (destination, source) = self.template[..12].split_at_mut(6);
         destination.swap_with_slice(source);
         self
@@ -117,15 +128,35 @@ impl Flow {
         stamp[6..14].copy_from_slice(&number.to_be_bytes());
         stamp[14..22].copy_from_slice(&due_ns.to_be_bytes());
         stamp[22..].copy_from_slice(&check(self.id, number, due_ns).to_be_bytes());
+        if self.stations != [1, 1] {
+            frame[..12].copy_from_slice(&self.addresses(number));
+        }
+    }
+
+    /// Destination and source of frame `number`.
+    fn addresses(&self, number: u64) -> [u8; 12] {
+        let mut addresses: [u8; 12] = self.template[..12].try_into().expect("a header is longer");
+        for (address, count) in addresses.chunks_exact_mut(6).zip(self.stations) {
+            let further = u32::try_from(number % u64::from(count)).expect("less than a u32");
+            let low: [u8; 4] = address[2..].try_into().expect("four of six bytes");
+            address[2..].copy_from_slice(&u32::from_be_bytes(low).wrapping_add(further).to_be_bytes());
+        }
+        addresses
     }
 
     /// Whether `frame`, which carries this flow's stamp, is what was sent,
     /// byte for byte. A finished checksum is no harm.
     pub fn is_unharmed(&self, frame: &[u8]) -> bool {
         let after = self.stamp_at + STAMP_LEN;
-        frame.len() == self.len
-            && frame[..self.stamp_at.min(PLAIN_AT)] == self.template[..self.stamp_at.min(PLAIN_AT)]
-            && frame[after..] == self.template[after..]
+        if frame.len() != self.len || frame[after..] != self.template[after..] {
+            return false;
+        }
+        let are_addresses = if self.stations == [1, 1] {
+            frame[..12] == self.template[..12]
+        } else {
+            read_stamp(frame).is_some_and(|s| s.is_ok_and(|s| frame[..12] == self.addresses(s.number)))
+        };
+        are_addresses && frame[12..PLAIN_AT] == self.template[12..PLAIN_AT]
     }
 }
 
@@ -186,6 +217,24 @@ mod tests {
             let seen = matches!(read_stamp(&harmed), Some(Ok(_))) && flow.is_unharmed(&harmed);
             assert!(!seen, "byte {at}");
         }
+    }
+
+    #[test]
+    fn stations_take_turns_and_another_one_is_harm() {
+        let station = |last| MacAddr::new([2, 0, 0, 0, 0xff, last]);
+        let flow = Flow::new(1, station(0xff), station(0), 60).with_stations(3, 2);
+        let mut frame = flow.blank();
+        for (number, to, from) in [(0, [0, 0xff, 0xff], 0), (1, [1, 0, 0], 1), (5, [1, 0, 1], 1)] {
+            flow.stamp(&mut frame, number, 9);
+            assert_eq!((&frame[3..6], frame[11]), (&to[..], from), "{number}");
+            assert!(flow.is_unharmed(&frame));
+            frame[11] ^= 1;
+            assert!(!flow.is_unharmed(&frame));
+        }
+        let mut back = frame.clone();
+        let reversed = flow.reversed();
+        reversed.stamp(&mut back, 2, 9);
+        assert_eq!((back[5], &back[9..12]), (0, &[1, 0, 1][..]));
     }
 
     #[test]

@@ -59,15 +59,29 @@ const STRIDE: u64 = 16;
 ///
 /// # Errors
 /// The device failed.
+pub fn generate(
+    device: &Device,
+    flow: &Flow,
+    pace: Pace,
+    until: Until<'_>,
+    cpu: Option<usize>,
+) -> Result<Sent> {
+    generate_in_turn(&[(device, flow)], pace, until, cpu)
+}
+
+/// The same with several flows: frame after frame, each of `lanes` has its turn.
+/// Pace, limit and what is returned are of all of them together.
+///
+/// # Errors
+/// A device failed.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a schedule in f64 is exact to the nanosecond for 104 days"
 )]
-pub fn generate(
-    device: &Device,
-    flow: &Flow,
+pub fn generate_in_turn(
+    lanes: &[(&Device, &Flow)],
     pace: Pace,
     until: Until<'_>,
     cpu: Option<usize>,
@@ -76,48 +90,75 @@ pub fn generate(
         sys::pin(cpu).context("pinning the generator")?;
     }
     sys::wake_promptly().context("timer slack")?;
-    let prefix = device.prefix_len();
-    let mut buffer = flow.vnet_header()[..prefix].to_vec();
-    buffer.extend(flow.blank());
+    let mut lanes: Vec<Lane<'_>> = lanes.iter().map(|(device, flow)| Lane::new(device, flow)).collect();
     let start = now_nanos();
     let mut sent = Sent::default();
     let mut now = start;
-    loop {
-        let due = match pace {
-            Pace::Rate(rate) => start + (sent.frames as f64 * 1e9 / rate) as u64,
-            Pace::Saturate if sent.frames.is_multiple_of(STRIDE) => now_nanos(),
-            Pace::Saturate => now,
-        };
-        let done = match until {
-            Until::Count(frames) => sent.frames >= frames,
-            Until::Elapsed(limit) => due >= start + nanos(limit),
-            Until::Stopped(flag) => flag.load(Ordering::Relaxed),
-        };
-        if done {
+    // Frames that every lane has sent; the next ones bear that number.
+    for number in 0.. {
+        for lane in &mut lanes {
+            let due = match pace {
+                Pace::Rate(rate) => start + (sent.frames as f64 * 1e9 / rate) as u64,
+                Pace::Saturate if sent.frames.is_multiple_of(STRIDE) => now_nanos(),
+                Pace::Saturate => now,
+            };
+            let done = match until {
+                Until::Count(frames) => sent.frames >= frames,
+                Until::Elapsed(limit) => due >= start + nanos(limit),
+                Until::Stopped(flag) => flag.load(Ordering::Relaxed),
+            };
+            if let Pace::Rate(_) = pace
+                && !done
+            {
+                sleep_until(due);
+            }
+            now = due;
+            if done || !lane.send(number, due, start, until, &mut sent)? {
+                sent.elapsed_ns = now_nanos() - start;
+                return Ok(sent);
+            }
+        }
+        if lanes.is_empty() {
             break;
         }
-        if let Pace::Rate(_) = pace {
-            sleep_until(due);
-        }
-        now = due;
-        flow.stamp(&mut buffer[prefix..], sent.frames, due);
-        while !device.write(&buffer).context("sending a measured frame")? {
+    }
+    Ok(sent)
+}
+
+/// A flow and where it goes.
+struct Lane<'a> {
+    device: &'a Device,
+    flow: &'a Flow,
+    /// The frame with its virtio-net header, to be stamped.
+    buffer: Vec<u8>,
+}
+
+impl<'a> Lane<'a> {
+    fn new(device: &'a Device, flow: &'a Flow) -> Lane<'a> {
+        let mut buffer = flow.vnet_header()[..device.prefix_len()].to_vec();
+        buffer.extend(flow.blank());
+        Lane { device, flow, buffer }
+    }
+
+    /// Sends frame `number`; false: the time was over while the device was full.
+    fn send(&mut self, number: u64, due: u64, start: u64, until: Until<'_>, sent: &mut Sent) -> Result<bool> {
+        let prefix = self.device.prefix_len();
+        self.flow.stamp(&mut self.buffer[prefix..], number, due);
+        while !self.device.write(&self.buffer).context("sending a measured frame")? {
             sent.retries += 1;
-            device.wait_writable(Duration::from_millis(1)).context("waiting to send")?;
+            self.device.wait_writable(Duration::from_millis(1)).context("waiting to send")?;
             let stopped = match until {
                 Until::Count(_) => false,
                 Until::Elapsed(limit) => now_nanos() >= start + nanos(limit),
                 Until::Stopped(flag) => flag.load(Ordering::Relaxed),
             };
             if stopped {
-                sent.elapsed_ns = now_nanos() - start;
-                return Ok(sent);
+                return Ok(false);
             }
         }
         sent.frames += 1;
+        Ok(true)
     }
-    sent.elapsed_ns = now_nanos() - start;
-    Ok(sent)
 }
 
 /// Sleeps until `due` of the monotonic clock; returns at once if it is past.

@@ -2,7 +2,8 @@
 //! generator and counted one by one by a sink.
 //!
 //! Read in this order: [`frame`] (what is on the wire), [`device`] (TAPs and
-//! packet sockets, where it enters and leaves), [`generator`], [`sink`].
+//! packet sockets, where it enters and leaves), [`generator`], [`received`],
+//! [`sink`].
 //!
 //! A sink that saw every number once, in order and unharmed is the only proof
 //! that a switch works; device counters are not.
@@ -13,12 +14,14 @@
 pub mod device;
 pub mod frame;
 pub mod generator;
+pub mod received;
 pub mod sink;
 
 pub use device::Device;
 pub use frame::Flow;
-pub use generator::{Pace, Sent, Until, generate};
-pub use sink::{Received, Sink};
+pub use generator::{Pace, Sent, Until, generate, generate_in_turn};
+pub use received::Received;
+pub use sink::Sink;
 
 use std::time::Duration;
 
@@ -93,6 +96,39 @@ mod tests {
                 received.assert_clean(&sent);
                 assert_eq!(received.super_frames, 200, "crossed whole");
             }
+        }
+    }
+
+    /// Three ends of a bridge, each sending to the other two by turns.
+    #[test]
+    fn one_generator_and_one_sink_serve_many_devices() {
+        crate::require!(root, tun);
+        let ns = Netns::new("m").unwrap();
+        ns.run("ip link add br0 type bridge").unwrap();
+        let names = ["t0", "t1", "t2"];
+        let devices = names.map(|name| {
+            let device = Device::tap(&ns, name).unwrap();
+            ns.run(&format!("ip link set {name} master br0 up")).unwrap();
+            device
+        });
+        ns.up("br0").unwrap();
+        ns.wait_running("br0").unwrap();
+        let station = |at: u8| MacAddr::new([2, 0, 0, 0, 0, at + 1]);
+        let flow = |from: u8, to: u8| Flow::new(u16::from(10 * from + to), station(to), station(from), 60);
+        let pairs = [(0, 1), (1, 2), (2, 0), (0, 2), (1, 0), (2, 1)];
+        let flows = pairs.map(|(from, to)| flow(from, to));
+        let lanes: Vec<(&Device, &Flow)> =
+            pairs.iter().zip(&flows).map(|((from, _), flow)| (&devices[usize::from(*from)], flow)).collect();
+        let ends = [0, 1, 2].map(|at: u8| {
+            let here = pairs.iter().zip(&flows).filter(|((_, to), _)| *to == at);
+            (devices[usize::from(at)].clone(), here.map(|(_, flow)| flow.clone()).collect())
+        });
+        let sink = Sink::start_many(ends.into(), None).unwrap();
+        let sent = generate_in_turn(&lanes, Pace::Rate(5_000.0), Until::Count(600), None).unwrap();
+        let received = sink.finish(sent.frames, QUIET).unwrap();
+        assert_eq!(received.len(), 6);
+        for of_one in received {
+            of_one.assert_clean(&Sent { frames: 100, ..sent });
         }
     }
 

@@ -1,142 +1,23 @@
-//! Counts what arrives of flows, by number: once, twice, late, harmed or never.
+//! A thread that counts what arrives of flows, at one device or at many.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
-use hdrhistogram::Histogram;
-
-use super::device::Device;
-use super::frame::{Flow, Stamp, read_stamp};
-use super::generator::Sent;
+use super::device::{Device, wait_one_readable};
+use super::frame::{Flow, read_stamp};
+use super::received::Received;
 use crate::clock::{Deadline, now_nanos};
 use crate::sys;
+use anyhow::{Context as _, Result, anyhow};
 
-/// The highest number believed; beyond it a stamp is broken.
-const NUMBER_MAX: u64 = 1 << 32;
 /// How long copies too many are waited for.
 const SURPLUS: Duration = Duration::from_millis(100);
 /// The longest frame a TAP takes, and some.
 const ROOM: usize = 132 * 1024;
-
-/// What arrived of one flow.
-#[derive(Clone, Debug)]
-pub struct Received {
-    /// Frames, each number counted once.
-    pub frames: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Further copies of a number.
-    pub duplicated: u64,
-    /// Frames that came behind a higher number.
-    pub reordered: u64,
-    /// Frames whose stamp, length or pattern is not what was sent. Broken
-    /// stamps count for the sink's first flow.
-    pub corrupted: u64,
-    /// Frames that arrived with a gso_size, still whole.
-    pub super_frames: u64,
-    /// One-way latency from the intended sending time, in ns.
-    pub latency_ns: Histogram<u64>,
-    /// Arrival of the first and the last frame, in ns of the monotonic clock.
-    pub span_ns: (u64, u64),
-    seen: Vec<u64>,
-    next: u64,
-}
-
-impl Received {
-    fn new() -> Received {
-        let latency_ns =
-            Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("bounds in ascending order");
-        Received {
-            frames: 0,
-            bytes: 0,
-            duplicated: 0,
-            reordered: 0,
-            corrupted: 0,
-            super_frames: 0,
-            latency_ns,
-            span_ns: (0, 0),
-            seen: Vec::new(),
-            next: 0,
-        }
-    }
-
-    /// Frames of `sent` that never arrived.
-    pub fn lost(&self, sent: &Sent) -> u64 {
-        sent.frames.saturating_sub(self.frames)
-    }
-
-    /// Frames a second between the first and the last arrival.
-    #[expect(clippy::cast_precision_loss, reason = "a rate is shown with three digits")]
-    pub fn rate(&self) -> f64 {
-        let span = self.span_ns.1.saturating_sub(self.span_ns.0).max(1);
-        self.frames.saturating_sub(1) as f64 * 1e9 / span as f64
-    }
-
-    /// Numbers below `sent` that never arrived, at most `limit` of them.
-    pub fn missing(&self, sent: &Sent, limit: usize) -> Vec<u64> {
-        (0..sent.frames).filter(|n| !self.has(*n)).take(limit).collect()
-    }
-
-    /// Requires every frame of `sent` once, in order and unharmed.
-    ///
-    /// # Panics
-    /// It was not so; the message has the counts.
-    pub fn assert_clean(&self, sent: &Sent) {
-        assert!(
-            self.lost(sent) == 0 && self.duplicated == 0 && self.reordered == 0 && self.corrupted == 0,
-            "{sent:?}: lost {} (first {:?}), {self}",
-            self.lost(sent),
-            self.missing(sent, 8),
-        );
-    }
-
-    fn has(&self, number: u64) -> bool {
-        self.place(number).is_some_and(|(word, bit)| self.seen.get(word).is_some_and(|w| w & bit != 0))
-    }
-
-    fn place(&self, number: u64) -> Option<(usize, u64)> {
-        Some((usize::try_from(number / 64).ok()?, 1 << (number % 64)))
-    }
-
-    fn count(&mut self, stamp: Stamp, len: usize, now: u64) {
-        let Some((word, bit)) = self.place(stamp.number).filter(|_| stamp.number < NUMBER_MAX) else {
-            self.corrupted += 1;
-            return;
-        };
-        if self.seen.len() <= word {
-            self.seen.resize(word + 1, 0);
-        }
-        if self.seen[word] & bit != 0 {
-            self.duplicated += 1;
-            return;
-        }
-        self.seen[word] |= bit;
-        if stamp.number < self.next {
-            self.reordered += 1;
-        }
-        self.next = self.next.max(stamp.number + 1);
-        self.frames += 1;
-        self.bytes += u64::try_from(len).unwrap_or_default();
-        self.latency_ns.saturating_record(now.saturating_sub(stamp.due_ns).max(1));
-        if self.span_ns.0 == 0 {
-            self.span_ns.0 = now;
-        }
-        self.span_ns.1 = now;
-    }
-}
-
-impl std::fmt::Display for Received {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} frames, {} duplicated, {} reordered, {} corrupted, {} whole super-frames",
-            self.frames, self.duplicated, self.reordered, self.corrupted, self.super_frames
-        )
-    }
-}
+/// Frames read from one device before the next has its turn.
+const BUDGET: u32 = 256;
 
 /// A thread that counts.
 #[derive(Debug)]
@@ -154,10 +35,23 @@ impl Sink {
     /// # Errors
     /// No thread can be started.
     pub fn start(device: Device, flows: &[Flow], cpu: Option<usize>) -> Result<Sink> {
+        Sink::start_many(vec![(device, flows.to_vec())], cpu)
+    }
+
+    /// The same at several devices, each with the flows that belong there: what
+    /// arrives elsewhere counts among the [`others`](Self::others).
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start_many(ends: Vec<(Device, Vec<Flow>)>, cpu: Option<usize>) -> Result<Sink> {
         let (stop, frames, others) = (Arc::default(), Arc::default(), Arc::default());
+        let with_count = |flow| (flow, Received::new());
+        let ends: Vec<End> = ends
+            .into_iter()
+            .map(|(device, flows)| End { device, flows: flows.into_iter().map(with_count).collect() })
+            .collect();
         let mut counting = Counting {
-            device,
-            flows: flows.iter().map(|flow| (flow.clone(), Received::new())).collect(),
+            ends,
             stop: Arc::clone(&stop),
             frames: Arc::clone(&frames),
             others: Arc::clone(&others),
@@ -167,7 +61,8 @@ impl Sink {
                 sys::pin(cpu).context("pinning the sink")?;
             }
             counting.run()?;
-            Ok(counting.flows.into_iter().map(|(_, received)| received).collect())
+            let flows = counting.ends.into_iter().flat_map(|end| end.flows);
+            Ok(flows.map(|(_, received)| received).collect())
         })?;
         Ok(Sink { thread: Some(thread), stop, frames, others })
     }
@@ -185,7 +80,7 @@ impl Sink {
     /// Waits until as many frames have arrived as were sent, and a moment more
     /// for what should not come; or, if some are missing, until nothing has
     /// arrived for `quiet` (at most ten seconds). Returns the counts in the
-    /// order of the flows.
+    /// order of the devices and their flows.
     ///
     /// # Errors
     /// The device failed on the way.
@@ -217,32 +112,46 @@ impl Drop for Sink {
 }
 
 struct Counting {
-    device: Device,
-    flows: Vec<(Flow, Received)>,
+    ends: Vec<End>,
     stop: Arc<AtomicBool>,
     frames: Arc<AtomicU64>,
     others: Arc<AtomicU64>,
 }
 
+/// A device, and what is to arrive there.
+struct End {
+    device: Device,
+    flows: Vec<(Flow, Received)>,
+}
+
 impl Counting {
     fn run(&mut self) -> Result<()> {
         let mut buffer = vec![0; ROOM];
+        let devices: Vec<Device> = self.ends.iter().map(|end| end.device.clone()).collect();
         while !self.stop.load(Ordering::Relaxed) {
-            let mut budget = 256;
-            while budget > 0
-                && let Some(len) = self.device.read(&mut buffer).context("reading a measured frame")?
-            {
-                budget -= 1;
-                self.take(&buffer[..len]);
+            let mut more = false;
+            for end in &mut self.ends {
+                let mut budget = BUDGET;
+                while budget > 0
+                    && let Some(len) = end.device.read(&mut buffer).context("reading a measured frame")?
+                {
+                    budget -= 1;
+                    let counter = if end.take(&buffer[..len]) { &self.frames } else { &self.others };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                more |= budget == 0;
             }
-            if budget > 0 {
-                self.device.wait_readable(Duration::from_millis(20)).context("waiting for a frame")?;
+            if !more {
+                wait_one_readable(&devices, Duration::from_millis(20)).context("waiting for a frame")?;
             }
         }
         Ok(())
     }
+}
 
-    fn take(&mut self, prefixed: &[u8]) {
+impl End {
+    /// Counts a frame; false: it is none of these flows.
+    fn take(&mut self, prefixed: &[u8]) -> bool {
         let now = now_nanos();
         let (vnet, frame) = prefixed.split_at(self.device.prefix_len().min(prefixed.len()));
         let known = match read_stamp(frame) {
@@ -257,16 +166,13 @@ impl Counting {
             }
             None => None,
         };
-        let Some(((flow, received), stamp)) = known else {
-            self.others.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
+        let Some(((flow, received), stamp)) = known else { return false };
         if flow.is_unharmed(frame) {
             received.super_frames += u64::from(vnet.get(4..6).is_some_and(|gso_size| gso_size != [0, 0]));
             received.count(stamp, frame.len(), now);
         } else {
             received.corrupted += 1;
         }
-        self.frames.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
