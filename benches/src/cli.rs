@@ -25,8 +25,8 @@ pub(crate) struct Args {
 
     /// 1: namespaces over veth. 2: TAPs the switch owns. 3: TAP to TAP, held
     /// as QEMU holds them. 4: virtqueues of dpdk-testpmd. 5: two QEMU
-    /// guests. 6: the decision alone, in memory.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5,6")]
+    /// guests. 6: the decision alone, in memory. 7: many TAPs and stations.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5,6,7")]
     pub(crate) rig: Vec<Rig>,
 
     /// Rounds of each rig; in each, everyone runs twice (A B C C B A).

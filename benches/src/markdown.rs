@@ -1,4 +1,7 @@
-//! A record as Markdown: the header, a table for each rig, and who is missing.
+//! A record as Markdown: the header, a table for each rig, who is missing, and in
+//! words where ours is behind.
+
+mod behind;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -62,15 +65,17 @@ fn table(
     if let Some(folder) = plots {
         writeln!(out, "![bars of the table below]({folder}/{})\n", crate::svg::name(rig))?;
     }
-    if subjects.len() > ACROSS_MAX {
+    // Between guests it is not always the same form of ours that is compared.
+    if subjects.len() > ACROSS_MAX || rig == Rig::Guests {
         down(out, samples, &subjects, report)?;
     } else {
         across(out, samples, &subjects, report)?;
     }
     for absent in report.absent.iter().filter(|a| a.rig == rig.number()) {
-        writeln!(out, "\n{}: {}.", absent.subject.name(), absent.why)?;
+        let part = absent.part.as_ref().map_or_else(String::new, |part| format!(", {part}"));
+        writeln!(out, "\n{}{part}: {}.", absent.subject.name(), absent.why)?;
     }
-    Ok(())
+    behind::write(out, samples, &subjects)
 }
 
 /// A column for each subject.
@@ -93,16 +98,17 @@ fn across(out: &mut String, samples: &[&Sample], subjects: &[Subject], report: &
 
 /// A row for each subject, where there are too many for columns.
 fn down(out: &mut String, samples: &[&Sample], subjects: &[Subject], report: &Report) -> std::fmt::Result {
-    let Some(first) = subjects.first() else { return Ok(()) };
-    writeln!(out, "| work | switch | figure | {} / it | noise | CPU |", first.name())?;
+    writeln!(out, "| work | switch | figure | ours / it | noise | CPU |")?;
     writeln!(out, "|---|---|---|---|---|---|")?;
     for (case, rows) in by_case(samples) {
         let mark = if is_limited(case, &rows, report) { " (generator-limited)" } else { "" };
         let mut name = format!("{case}, {}{mark}", rows[0].figure.unit.name());
+        let first = first(&rows);
         for subject in subjects {
             let own: Vec<&Sample> = rows.iter().filter(|s| s.subject == *subject).copied().collect();
             let Some(figure) = spread(own.iter().map(|s| s.figure.value).collect()) else { continue };
-            let ratio = ratio(&rows, *first, *subject).filter(|_| subject != first);
+            let ratio =
+                first.filter(|first| subject != first).and_then(|first| ratio(&rows, first, *subject));
             let ratio = ratio.map_or_else(|| "–".into(), bold);
             let noise = noise(&own).map_or_else(|| "–".into(), range);
             let cpu = cpu(&own, &[*subject], rows[0].figure.unit);
@@ -112,6 +118,11 @@ fn down(out: &mut String, samples: &[&Sample], subjects: &[Subject], report: &Re
         }
     }
     Ok(())
+}
+
+/// Which form of ours the others are compared with: the first that has a figure.
+fn first(rows: &[&Sample]) -> Option<Subject> {
+    rows.iter().map(|s| s.subject).filter(|subject| subject.is_ours()).min()
 }
 
 /// Samples of each case, in the order in which cases first appeared.
@@ -171,11 +182,18 @@ fn ratio(rows: &[&Sample], ours: Subject, peer: Subject) -> Option<Spread> {
     spread(ours.iter().filter_map(|(round, value)| Some(mean(value)? / mean(peer.get(round)?)?)).collect())
 }
 
-/// The same subject against itself: its second slot of a round by its first.
+/// The same subject against itself: its second slot of a round by its first, or, of
+/// what is measured once in a round, each round by the one before.
 fn noise(rows: &[&Sample]) -> Option<Spread> {
     let mut ratios = Vec::new();
     for subject in Subject::ALL {
-        ratios.extend(rounds(rows, subject).values().filter_map(|v| Some(v.get(1)? / v.first()?)));
+        let rounds = rounds(rows, subject);
+        let slots: Vec<f64> = rounds.values().filter_map(|v| Some(v.get(1)? / v.first()?)).collect();
+        if slots.is_empty() {
+            let values: Vec<&f64> = rounds.values().flatten().collect();
+            ratios.extend(values.windows(2).map(|pair| pair[1] / pair[0]));
+        }
+        ratios.extend(slots);
     }
     spread(ratios)
 }
@@ -250,7 +268,7 @@ pub(crate) mod tests {
             sample(Subject::Vswitch, 1, 0, 4.0),
             sample(Subject::Bridge, 1, 0, 5.0),
         ];
-        let absent = vec![Absent { rig: 1, subject: Subject::Vde, why: "not installed".into() }];
+        let absent = vec![Absent { rig: 1, subject: Subject::Vde, part: None, why: "not installed".into() }];
         Report { header, samples, absent, generator: BTreeMap::from([("TCP".into(), 12.0)]) }
     }
 

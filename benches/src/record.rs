@@ -71,6 +71,9 @@ pub(crate) struct Header {
 pub(crate) struct Absent {
     pub(crate) rig: u8,
     pub(crate) subject: Subject,
+    /// Where it is left out of a part only, as `e1000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<String>,
     pub(crate) why: String,
 }
 
@@ -132,6 +135,10 @@ pub(crate) enum Unit {
     Mebibytes,
     #[serde(rename = "per 1,000 frames")]
     PerThousandFrames,
+    #[serde(rename = "%")]
+    Percent,
+    #[serde(rename = "addresses")]
+    Addresses,
 }
 
 impl Unit {
@@ -146,6 +153,8 @@ impl Unit {
             Unit::PercentOfCore => "% of a core",
             Unit::Mebibytes => "MiB",
             Unit::PerThousandFrames => "per 1,000 frames",
+            Unit::Percent => "%",
+            Unit::Addresses => "addresses",
         }
     }
 
@@ -158,7 +167,25 @@ impl Unit {
             | Unit::Microseconds
             | Unit::PercentOfCore
             | Unit::Mebibytes
-            | Unit::PerThousandFrames => None,
+            | Unit::PerThousandFrames
+            | Unit::Percent
+            | Unit::Addresses => None,
+        }
+    }
+
+    /// Whether a greater figure is a better one.
+    pub(crate) const fn is_better_greater(self) -> bool {
+        match self {
+            Unit::GbitPerSecond
+            | Unit::KiloframesPerSecond
+            | Unit::MegaframesPerSecond
+            | Unit::Percent
+            | Unit::Addresses => true,
+            Unit::Nanoseconds
+            | Unit::Microseconds
+            | Unit::PercentOfCore
+            | Unit::Mebibytes
+            | Unit::PerThousandFrames => false,
         }
     }
 }
@@ -170,8 +197,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::rig::{RIGS, Rig};
 
-    const UNITS: [Unit; 8] = [
+    const UNITS: [Unit; 10] = [
         Unit::GbitPerSecond,
         Unit::KiloframesPerSecond,
         Unit::MegaframesPerSecond,
@@ -180,6 +208,8 @@ mod tests {
         Unit::PercentOfCore,
         Unit::Mebibytes,
         Unit::PerThousandFrames,
+        Unit::Percent,
+        Unit::Addresses,
     ];
 
     fn folder() -> &'static Path {
@@ -193,11 +223,16 @@ mod tests {
         let sample = &schema["properties"]["samples"]["items"];
         assert_eq!(sample["properties"]["subject"]["enum"], json!(Subject::ALL));
         assert_eq!(sample["properties"]["unit"]["enum"], json!(UNITS));
+        let last = RIGS.map(Rig::number).into_iter().max();
+        assert_eq!(sample["properties"]["rig"]["maximum"], json!(last));
         let figure = Figure { cpu_ns: Some(1.0), ..Figure::new("TCP", UNITS[0], 1.0) }.with("lost", 0.0);
         let kept = Sample { rig: 1, subject: Subject::Vswitch, round: 0, slot: 0, figure };
         let kept = serde_json::to_value(kept).unwrap();
         let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&kept), keys(&sample["properties"]));
+        let (subject, part) = (Subject::Ovs, Some("e1000".to_owned()));
+        let absent = serde_json::to_value(Absent { rig: 1, subject, part, why: String::new() }).unwrap();
+        assert_eq!(keys(&absent), keys(&schema["properties"]["absent"]["items"]["properties"]));
     }
 
     #[test]

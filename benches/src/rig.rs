@@ -20,11 +20,16 @@ pub(crate) enum Rig {
     Guests,
     /// Only the decision, in memory.
     Core,
+    /// As [`Direct`](Rig::Direct), with many TAPs and many stations.
+    Ports,
 }
 
 /// All of them, in the order of their numbers.
-pub(crate) const RIGS: [Rig; 6] =
-    [Rig::Netns, Rig::OwnedTaps, Rig::Direct, Rig::Queues, Rig::Guests, Rig::Core];
+pub(crate) const RIGS: [Rig; 7] =
+    [Rig::Netns, Rig::OwnedTaps, Rig::Direct, Rig::Queues, Rig::Guests, Rig::Core, Rig::Ports];
+
+/// Ports of a switch that is measured with many.
+const COUNTS: [usize; 5] = [2, 4, 16, 64, 256];
 
 impl Rig {
     pub(crate) const fn number(self) -> u8 {
@@ -35,6 +40,7 @@ impl Rig {
             Rig::Queues => 4,
             Rig::Guests => 5,
             Rig::Core => 6,
+            Rig::Ports => 7,
         }
     }
 
@@ -44,10 +50,9 @@ impl Rig {
             Rig::OwnedTaps => "TAPs that the switch owns, moved into two hosts (`tap:` ports)",
             Rig::Direct => "TAP to TAP, held as QEMU holds them (`netdev:` ports)",
             Rig::Queues => "Virtqueues in shared memory (`vhost-user:` ports), dpdk-testpmd as both guests",
-            Rig::Guests => {
-                "Two QEMU guests with virtio-net (vswitch: `vhost-user:` ports, if not said otherwise)"
-            }
+            Rig::Guests => "Two QEMU guests (vswitch: `vhost-user:` ports, if not said otherwise)",
             Rig::Core => "The decision alone, in memory",
+            Rig::Ports => "Many ports and stations: TAPs, held as QEMU holds them (`netdev:` ports)",
         }
     }
 
@@ -60,8 +65,9 @@ impl Rig {
         match self {
             Rig::Netns | Rig::OwnedTaps | Rig::Direct => [true, false].map(Variant::Offloads).into(),
             Rig::Queues => Queues::ALL.map(Variant::Queues).into(),
-            Rig::Guests => vec![Variant::Guests],
+            Rig::Guests => [Card::Virtio, Card::E1000].map(Variant::Guests).into(),
             Rig::Core => vec![Variant::Core],
+            Rig::Ports => COUNTS.map(Variant::Ports).into(),
         }
     }
 }
@@ -84,21 +90,49 @@ pub(crate) enum Variant {
     Offloads(bool),
     /// What the guests' drivers ask for.
     Queues(Queues),
+    /// The guests' network cards.
+    Guests(Card),
     /// There is one way.
-    Guests,
-    /// As well.
     Core,
+    /// So many ports.
+    Ports(usize),
 }
 
 impl Variant {
     /// As shown while it is measured.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> String {
         match self {
-            Variant::Offloads(true) => "offloads on",
-            Variant::Offloads(false) => "offloads off",
-            Variant::Queues(queues) => queues.name(),
-            Variant::Guests => "guests",
-            Variant::Core => "in memory",
+            Variant::Offloads(true) => "offloads on".into(),
+            Variant::Offloads(false) => "offloads off".into(),
+            Variant::Queues(queues) => queues.name().into(),
+            Variant::Guests(card) => card.name().into(),
+            Variant::Core => "in memory".into(),
+            Variant::Ports(count) => format!("{count} ports"),
+        }
+    }
+}
+
+/// A guest's network card.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Card {
+    Virtio,
+    E1000,
+}
+
+impl Card {
+    /// As shown.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Card::Virtio => "virtio-net",
+            Card::E1000 => "e1000",
+        }
+    }
+
+    /// As QEMU calls it.
+    pub(crate) const fn model(self) -> &'static str {
+        match self {
+            Card::Virtio => "virtio-net-pci",
+            Card::E1000 => "e1000",
         }
     }
 }

@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use vswitch::frame::MacAddr;
 use vswitch_tests::clock::{Deadline, wait_until};
-use vswitch_tests::flow::Device;
+use vswitch_tests::flow::{Device, Flow};
 use vswitch_tests::netns::{Netns, veth};
 
 use crate::interrupt;
+use crate::measure::frames::load::station;
 use crate::rig::Rig;
 use crate::subject::{Running, Subject};
 
@@ -19,54 +21,60 @@ pub(crate) const ADDRESS_1: &str = "10.99.0.1";
 /// Address of the second host.
 pub(crate) const ADDRESS_2: &str = "10.99.0.2";
 
+/// EtherType of IEEE 802a for local experiments, the second one.
+const SECOND_EXPERIMENT: [u8; 2] = [0x88, 0xb6];
+
 /// A topology that stands, but for the switch.
 #[derive(Debug)]
 pub(crate) struct Wiring {
+    /// Whose it is.
+    pub(crate) rig: Rig,
     /// Where the switch runs.
     pub(crate) switch_ns: Netns,
     /// The switch's interfaces, by name.
-    pub(crate) ports: [&'static str; 2],
+    pub(crate) ports: Vec<String>,
     /// Whether what the hosts and generators send may be unfinished.
     pub(crate) offloads: bool,
+    /// Whether the switch's table of stations should be as large as it can be made.
+    pub(crate) needs_large_table: bool,
     ends: Ends,
 }
 
 #[derive(Debug)]
 enum Ends {
     Hosts { hosts: [Netns; 2], devices: [&'static str; 2], owned: bool },
-    Fds([Device; 2]),
+    Fds(Vec<Device>),
 }
 
 impl Wiring {
-    /// Builds `rig` for `subject`, which is not started yet.
-    pub(crate) fn new(rig: Rig, subject: Subject, offloads: bool) -> Result<Wiring> {
+    /// Builds two hosts for `subject`, which is not started yet.
+    pub(crate) fn hosts_for(rig: Rig, subject: Subject, offloads: bool) -> Result<Wiring> {
         let switch_ns = Netns::new("sw")?;
         let owned = rig == Rig::OwnedTaps && matches!(subject, Subject::Vswitch | Subject::Vde);
-        if rig == Rig::Direct {
-            let open = |name| {
-                if offloads {
-                    Device::tap_with_offloads(&switch_ns, name)
-                } else {
-                    Device::tap(&switch_ns, name)
-                }
-            };
-            let fds = [open("t0")?, open("t1")?];
-            for name in ["t0", "t1"] {
-                switch_ns.up(name)?;
-            }
-            return Ok(Wiring { switch_ns, ports: ["t0", "t1"], offloads, ends: Ends::Fds(fds) });
-        }
         let hosts = [Netns::new("h1")?, Netns::new("h2")?];
-        if owned {
-            let ends = Ends::Hosts { hosts, devices: ["t0", "t1"], owned };
-            return Ok(Wiring { switch_ns, ports: ["t0", "t1"], offloads, ends });
+        let (ports, devices) =
+            if owned { (["t0", "t1"], ["t0", "t1"]) } else { (["sw1", "sw2"], ["e0", "e0"]) };
+        if !owned {
+            for (port, host) in ports.iter().zip(&hosts) {
+                veth(&switch_ns, port, host, "e0")?;
+                switch_ns.up(port)?;
+            }
         }
-        for (port, host) in ["sw1", "sw2"].iter().zip(&hosts) {
-            veth(&switch_ns, port, host, "e0")?;
-            switch_ns.up(port)?;
-        }
-        let ends = Ends::Hosts { hosts, devices: ["e0", "e0"], owned };
-        Ok(Wiring { switch_ns, ports: ["sw1", "sw2"], offloads, ends })
+        let ends = Ends::Hosts { hosts, devices, owned };
+        let ports = ports.map(String::from).into();
+        Ok(Wiring { rig, switch_ns, ports, offloads, needs_large_table: false, ends })
+    }
+
+    /// Builds `count` TAPs whose descriptors we hold, with a virtio-net header if
+    /// `offloads`.
+    pub(crate) fn taps(rig: Rig, count: usize, offloads: bool) -> Result<Wiring> {
+        let switch_ns = Netns::new("sw")?;
+        let open = if offloads { Device::tap_with_offloads } else { Device::tap };
+        let ports: Vec<String> = (0..count).map(|number| format!("t{number}")).collect();
+        let fds = ports.iter().map(|port| open(&switch_ns, port)).collect::<Result<_, _>>()?;
+        switch_ns.batch(ports.iter().map(|port| format!("link set {port} up")))?;
+        let needs_large_table = rig == Rig::Ports && crate::measure::ports::needs_large_tables(count);
+        Ok(Wiring { rig, switch_ns, ports, offloads, needs_large_table, ends: Ends::Fds(fds) })
     }
 
     /// Whether the switch makes its interfaces itself.
@@ -82,8 +90,8 @@ impl Wiring {
         }
     }
 
-    /// The descriptors; none where there are hosts.
-    pub(crate) fn fds(&self) -> Option<&[Device; 2]> {
+    /// The descriptors, in the order of the ports; none where there are hosts.
+    pub(crate) fn fds(&self) -> Option<&[Device]> {
         match &self.ends {
             Ends::Hosts { .. } => None,
             Ends::Fds(fds) => Some(fds),
@@ -114,25 +122,42 @@ impl Wiring {
                 }
                 Ok(())
             }
-            Ends::Fds([a, b]) => {
-                for port in self.ports {
+            Ends::Fds(fds) => {
+                for port in &self.ports {
                     self.switch_ns.wait_running(port)?;
                 }
-                let back = crate::measure::frames::flow(1, 60).reversed();
-                let mut frame = vec![0; b.prefix_len()];
-                frame.extend(back.blank());
+                let (Some(first), Some(others)) = (fds.first(), fds.get(1..)) else { return Ok(()) };
+                for (other, port) in others.iter().zip(2..) {
+                    cross(other, station(port), first, station(1))?;
+                    // From here on the switch knows both, and floods for neither.
+                    cross(first, station(1), other, station(port))?;
+                    interrupt::check()?;
+                    running.check()?;
+                }
+                // What was flooded meanwhile.
                 let mut buffer = vec![0; 4096];
-                let crossed =
-                    wait_until("a first frame to cross the switch", Duration::from_secs(15), || {
-                        // Frames sent while the switch takes up its ports are lost.
-                        let sent = b.write(&frame).unwrap_or(false);
-                        let arrived = a.wait_readable(Duration::from_millis(50)).is_ok();
-                        sent && arrived && matches!(a.read(&mut buffer), Ok(Some(_)))
-                    });
-                interrupt::check()?;
-                running.check()?;
-                crossed
+                for fd in fds {
+                    while fd.read(&mut buffer)?.is_some() {}
+                }
+                Ok(())
             }
         }
     }
+}
+
+/// Sends frames from one station to another until one arrives: those sent while the
+/// switch takes up its ports are lost.
+fn cross(from: &Device, source: MacAddr, to: &Device, destination: MacAddr) -> Result<()> {
+    let flow = Flow::new(1, destination, source, 60);
+    let mut frame = flow.vnet_header()[..from.prefix_len()].to_vec();
+    frame.extend(flow.blank());
+    // One that comes late is not to be taken for a measured frame.
+    let kind = from.prefix_len() + 12;
+    frame[kind..kind + 2].copy_from_slice(&SECOND_EXPERIMENT);
+    let mut buffer = vec![0; 4096];
+    wait_until("a first frame to cross the switch", Duration::from_secs(15), || {
+        let sent = from.write(&frame).unwrap_or(false);
+        let arrived = to.wait_readable(Duration::from_millis(50)).is_ok();
+        sent && arrived && matches!(to.read(&mut buffer), Ok(Some(_)))
+    })
 }

@@ -118,6 +118,21 @@ impl Netns {
         run(self.command(program).args(words)).with_context(|| format!("in namespace {}", self.name))
     }
 
+    /// Has one `ip` do all of `lines`, as many as there are; none of them begins
+    /// with `ip`.
+    ///
+    /// # Errors
+    /// As `ip` says of the first line that fails.
+    pub fn batch(&self, lines: impl IntoIterator<Item = String>) -> Result<()> {
+        let mut text = tempfile::NamedTempFile::new()?;
+        for line in lines {
+            writeln!(text, "{line}")?;
+        }
+        run(self.command("ip").arg("-batch").arg(text.path()))
+            .map(drop)
+            .with_context(|| format!("in namespace {}", self.name))
+    }
+
     /// Writes `value` into /proc/sys/`key` as this namespace sees it.
     ///
     /// # Errors

@@ -27,12 +27,13 @@ fn flood_case(ports: usize) -> String {
     format!("broadcast to {} ports, a copy", ports - 1)
 }
 
-/// Whether any case is wanted.
-pub(crate) fn is_wanted(effort: Effort<'_>) -> bool {
+/// Every case there is.
+pub(super) fn cases() -> Vec<String> {
     let unicast = |ports: usize| STATIONS.map(|stations| unicast_case(ports, stations));
-    effort.wants_one(PORTS.iter().flat_map(|ports| unicast(*ports)))
-        || effort.wants_one(PORTS.map(flood_case))
-        || effort.wants_one([LEARNED, SWEPT])
+    let mut cases: Vec<String> = PORTS.into_iter().flat_map(unicast).collect();
+    cases.extend(PORTS.map(flood_case));
+    cases.extend([LEARNED, SWEPT].map(String::from));
+    cases
 }
 
 /// Every figure.

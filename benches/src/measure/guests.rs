@@ -1,4 +1,4 @@
-//! Figures between two QEMU guests with virtio-net cards: what their users see.
+//! Figures between two QEMU guests: what their users see.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::hosts::{ping_times, tcp_figure, udp_figure};
 use super::{Effort, Meter, approximate};
 use crate::interrupt;
 use crate::record::{Figure, Unit};
+use crate::rig::Card;
 use crate::stats::spread;
 use crate::subject::{Subject, guests};
 
@@ -35,19 +36,28 @@ const TCP: &str = "TCP, first to second guest";
 const TCP_BACK: &str = "TCP, second to first guest";
 const UDP: &str = "UDP, 64 B";
 
-/// Whether any case is wanted.
-pub(crate) fn is_wanted(effort: Effort<'_>) -> bool {
-    effort.wants_one([PING, TCP, TCP_BACK, UDP])
+/// `work` with `card`; virtio-net goes without saying.
+fn case(work: &str, card: Card) -> String {
+    match card {
+        Card::Virtio => work.to_owned(),
+        Card::E1000 => format!("{}, {work}", card.name()),
+    }
+}
+
+/// Every case there is.
+pub(super) fn cases(card: Card) -> Vec<String> {
+    [PING, TCP, TCP_BACK, UDP].map(|work| case(work, card)).into()
 }
 
 /// Every figure of `subject` between two guests, which are booted for it.
-pub(crate) fn all(subject: Subject, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
+pub(crate) fn all(subject: Subject, card: Card, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
     let ns = Netns::new("sw")?;
+    let boot = |net: &[String], mac, address, append| boot(&ns, card, net, mac, address, append);
     let (mut running, cards) = guests::start(subject, &ns, run)?;
     // Both boot at once.
     let [a, b] = &cards;
-    let mut first = boot(&ns, a, "02:00:00:00:00:01", "10.99.0.1/24", "")?;
-    let mut second = boot(&ns, b, "02:00:00:00:00:02", "10.99.0.2/24", "role=iperf-server")?;
+    let mut first = boot(a, "02:00:00:00:00:01", "10.99.0.1/24", "")?;
+    let mut second = boot(b, "02:00:00:00:00:02", "10.99.0.2/24", "role=iperf-server")?;
     wait_ready(&mut first)?;
     wait_ready(&mut second)?;
     running.check()?;
@@ -57,29 +67,30 @@ pub(crate) fn all(subject: Subject, run: &[String], effort: Effort<'_>) -> Resul
     // burns all the same belongs to it.
     let meter = Meter { idle_share: 0.0 };
     let mut figures = Vec::new();
-    if effort.wants(PING) {
-        figures.push(ping(&mut first, effort)?);
+    let wanted = |work| Some(case(work, card)).filter(|case| effort.wants(case));
+    if let Some(case) = wanted(PING) {
+        figures.push(ping(&case, &mut first, effort)?);
     }
-    for (case, more) in [(TCP, ""), (TCP_BACK, "-R")] {
-        if effort.wants(case) {
+    for (work, more) in [(TCP, ""), (TCP_BACK, "-R")] {
+        if let Some(case) = wanted(work) {
             let (report, cpu) = meter.time(|| iperf(&mut first, more, effort))?;
-            figures.push(tcp_figure(case, &report, cpu)?);
+            figures.push(tcp_figure(&case, &report, cpu)?);
         }
     }
-    if effort.wants(UDP) {
+    if let Some(case) = wanted(UDP) {
         let (report, cpu) = meter.time(|| iperf(&mut first, "-u -b 0 -l 64", effort))?;
-        figures.push(udp_figure(UDP, &report, cpu)?);
+        figures.push(udp_figure(&case, &report, cpu)?);
     }
     running.check()?;
     Ok(figures)
 }
 
-fn boot(ns: &Netns, card: &[String], mac: &str, address: &str, append: &str) -> Result<Guest> {
+fn boot(ns: &Netns, card: Card, net: &[String], mac: &str, address: &str, append: &str) -> Result<Guest> {
     // On a busy machine an emulated timer may seem to stand still.
     let append = &format!("no_timer_check {append}");
-    let boot = Boot { tap: "guest", model: "virtio-net-pci", mac, address, append };
-    let card: Vec<&str> = card.iter().map(String::as_str).collect();
-    Guest::start_with(ns, &boot, &card)
+    let boot = Boot { tap: "guest", model: card.model(), mac, address, append };
+    let net: Vec<&str> = net.iter().map(String::as_str).collect();
+    Guest::start_with(ns, &boot, &net)
 }
 
 /// Waits until `guest` has its address and a shell, or somebody wants us to end.
@@ -101,14 +112,14 @@ fn length(effort: Effort<'_>) -> Duration {
     effort.run * 2
 }
 
-fn ping(guest: &mut Guest, effort: Effort<'_>) -> Result<Figure> {
+fn ping(case: &str, guest: &mut Guest, effort: Effort<'_>) -> Result<Figure> {
     let count = length(effort).as_millis() / 20;
     let text = guest.console().run(&format!("ping -c {count} -i 0.02 {ADDRESS}"), PATIENCE)?;
     let times = ping_times(&text);
     let p99 = times.get(times.len() * 99 / 100).copied().context("no ping was answered")?;
     let lost = approximate(u64::try_from(count)?) - approximate(u64::try_from(times.len())?);
     let median = spread(times).context("no ping was answered")?.median;
-    Ok(Figure::new(PING, Unit::Microseconds, median).with("p99", p99).with("lost", lost))
+    Ok(Figure::new(case, Unit::Microseconds, median).with("p99", p99).with("lost", lost))
 }
 
 /// What iperf3 reports of a run from `guest`.

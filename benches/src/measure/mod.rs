@@ -1,81 +1,92 @@
 //! One figure each: what a subject does with one kind of work.
+//!
+//! Read first: [`cases`], which names them all.
 
 mod hosts;
 mod idle;
 mod strace;
 
+pub(crate) mod cases;
 pub(crate) mod core;
 pub(crate) mod frames;
 pub(crate) mod guests;
+pub(crate) mod ports;
 pub(crate) mod queues;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use self::cases::{Often, RESIDENT};
 use crate::host::busy;
 use crate::record::{Figure, Unit};
-use crate::rig::Rig;
+use crate::rig::{Rig, Variant};
 use crate::subject::Running;
 use crate::wiring::Wiring;
-
-/// The case that idle and busy switches have in common.
-const RESIDENT: &str = "resident memory";
 
 /// How long each run takes and which are made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort<'a> {
     /// Length of each run of traffic.
     pub(crate) run: Duration,
-    /// Also the long searches (rates without loss, latency under load).
-    pub(crate) thorough: bool,
+    /// Only what matters most, if nobody says what.
+    pub(crate) quick: bool,
     /// Text that a case's name must hold.
     pub(crate) only: &'a [String],
+    /// Whose turn of which round it is; `None`: any.
+    pub(crate) turn: Option<Turn>,
 }
 
-/// What a quick look looks at, if nobody says what: about four minutes.
-const HEADLINES: [&str; 17] = [
-    "TCP, 1 stream, offloads on",
-    "ping round trip",
-    "60 B saturated",
-    "60 B saturated, virtio-net header",
-    "round trip",
-    "64 B, split rings",
-    "1518 B, split rings",
-    "idle CPU after traffic, split rings",
-    "system calls of the data thread, 64 B, split rings",
-    "TCP, first to second guest",
-    "known unicast, 2 ports, 10 stations",
-    "known unicast, 2 ports, 1000000 stations",
-    "known unicast, 256 ports, 10 stations",
-    "known unicast, 256 ports, 1000000 stations",
-    "new stations learned",
-    "broadcast to 255 ports, a copy",
-    "sweep of aged stations, an entry",
-];
+/// A turn of a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Turn {
+    pub(crate) rig: Rig,
+    pub(crate) round: u32,
+    /// 0 on the way out, 1 on the way back.
+    pub(crate) slot: u8,
+}
+
+impl Turn {
+    /// Whether a case that is measured so often is measured now: on the way out in
+    /// the first round, on the way back in the next.
+    fn is_for(self, often: Often) -> bool {
+        let is_in_turn = |rounds: u32| u32::from(self.slot) == rounds % 2;
+        match often {
+            Often::EveryTurn => true,
+            Often::OnceARound => is_in_turn(self.round),
+            Often::EverySecondRound => self.round.is_multiple_of(2) && is_in_turn(self.round / 2),
+        }
+    }
+}
 
 impl Effort<'_> {
     /// Whether `case` is wanted.
     pub(crate) fn wants(&self, case: &str) -> bool {
-        match self.only {
-            [] => self.thorough || HEADLINES.contains(&case),
+        let is_named = match self.only {
+            [] => !self.quick || cases::is_headline(case),
             only => only.iter().any(|only| case.contains(only)),
-        }
+        };
+        is_named && self.turn.is_none_or(|turn| turn.is_for(cases::often(turn.rig, case)))
     }
 
     /// Whether one of `cases` is wanted.
     pub(crate) fn wants_one<T: AsRef<str>>(&self, cases: impl IntoIterator<Item = T>) -> bool {
         cases.into_iter().any(|case| self.wants(case.as_ref()))
     }
-}
 
-/// Whether anything is wanted of a topology with interfaces.
-pub(crate) fn is_wanted(rig: Rig, offloads: bool, effort: Effort<'_>) -> bool {
-    effort.wants_one([idle::CASE, RESIDENT])
-        || match rig {
-            Rig::Netns | Rig::OwnedTaps => effort.wants_one(hosts::cases(offloads)),
-            Rig::Direct | Rig::Queues | Rig::Guests | Rig::Core => effort.wants_one(frames::cases(offloads)),
-        }
+    /// What a turn that has `cases` of `variant` takes; `None`: none of them is
+    /// wanted.
+    pub(crate) fn length(
+        &self,
+        rig: Rig,
+        variant: Variant,
+        subject: crate::subject::Subject,
+    ) -> Option<Duration> {
+        let wanted: Vec<String> =
+            cases::of(rig, variant).into_iter().filter(|case| self.wants(case)).collect();
+        let figures: Duration = wanted.iter().map(|case| cases::length(rig, case, self.run)).sum();
+        (!wanted.is_empty()).then(|| figures + cases::set_up(rig, variant, subject, self.run))
+    }
 }
 
 /// Every figure of what stands and runs.
@@ -84,13 +95,18 @@ pub(crate) fn all(wiring: &Wiring, running: &mut Running, effort: Effort<'_>) ->
     let meter = Meter { idle_share: idle.idle_share };
     let mut figures = match wiring.hosts() {
         Some(hosts) => hosts::measure(wiring, hosts, &meter, effort)?,
+        None if wiring.rig == Rig::Ports => ports::measure(wiring, running, &meter, effort)?,
         None => {
             frames::measure(wiring, wiring.fds().context("neither hosts nor descriptors")?, &meter, effort)?
         }
     };
-    figures.extend(idle.figures);
+    // Not again with every variant.
+    let is_usual = wiring.offloads && wiring.rig != Rig::Ports;
+    if is_usual {
+        figures.extend(idle.figures);
+    }
     // Memory last: what traffic made it touch counts.
-    if !running.pids.is_empty() && effort.wants(RESIDENT) {
+    if is_usual && !running.pids.is_empty() && effort.wants(RESIDENT) {
         let bytes = running.resident_bytes()?;
         figures.push(Figure::new(RESIDENT, Unit::Mebibytes, approximate(bytes) / f64::from(1 << 20)));
     }
@@ -121,4 +137,28 @@ impl Meter {
 #[expect(clippy::cast_precision_loss, reason = "figures are shown with three digits")]
 pub(crate) fn approximate(value: u64) -> f64 {
     value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rare_cases_have_a_turn_in_either_direction_by_turns() {
+        let turns = |often| {
+            let all = (0..5).flat_map(|round| [0, 1].map(|slot| Turn { rig: Rig::Direct, round, slot }));
+            all.filter(|turn| turn.is_for(often)).map(|turn| (turn.round, turn.slot)).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(Often::EveryTurn).len(), 10);
+        assert_eq!(turns(Often::OnceARound), [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]);
+        assert_eq!(turns(Often::EverySecondRound), [(0, 0), (2, 1), (4, 0)]);
+    }
+
+    #[test]
+    fn a_quick_look_has_headlines_unless_somebody_says_what() {
+        let only = ["B saturated".to_owned()];
+        let quick = |only| Effort { run: Duration::from_secs(1), quick: true, only, turn: None };
+        assert!(quick(&[]).wants("60 B saturated") && !quick(&[]).wants("1020 B saturated"));
+        assert!(quick(&only).wants("1020 B saturated") && !quick(&only).wants("round trip"));
+    }
 }

@@ -41,11 +41,11 @@ fn calls_case(queues: Queues) -> String {
     format!("system calls of the data thread, 64 B, {}", queues.name())
 }
 
-/// Whether any case of `queues` is wanted.
-pub(crate) fn is_wanted(queues: Queues, effort: Effort<'_>) -> bool {
+/// Every case of `queues`.
+pub(super) fn cases(queues: Queues) -> Vec<String> {
     let mut cases: Vec<String> = LENGTHS.iter().map(|len| rate_case(*len, queues)).collect();
     cases.extend([idle_case(queues), calls_case(queues)]);
-    effort.wants_one(cases)
+    cases
 }
 
 /// Every figure of `subject` with guests that ask for `queues`; none if it has

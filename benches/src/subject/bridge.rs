@@ -7,12 +7,10 @@ use vswitch_tests::netns::Netns;
 
 use super::Running;
 
-pub(super) fn start(ns: &Netns, ports: [&str; 2]) -> Result<Running> {
+pub(super) fn start<T: AsRef<str>>(ns: &Netns, ports: &[T]) -> Result<Running> {
     ns.run("ip link add br0 type bridge stp_state 0 mcast_snooping 0")?;
-    for port in ports {
-        ns.run(&format!("ip link set {port} master br0"))?;
-        ns.up(port)?;
-    }
+    ns.batch(ports.iter().map(|port| format!("link set {} master br0 up", port.as_ref())))?;
     ns.up("br0")?;
-    Ok(Running::default())
+    let flush = "ip link set dev br0 type bridge fdb_flush".split(' ').map(String::from).collect();
+    Ok(Running { flush, ..Running::default() })
 }

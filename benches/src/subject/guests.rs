@@ -52,7 +52,7 @@ pub(crate) fn start(subject: Subject, ns: &Netns, run: &[String]) -> Result<(Run
             for name in TAPS {
                 ns.run(&format!("ip tuntap add dev {name} mode tap"))?;
             }
-            Ok((bridge::start(ns, TAPS)?, TAPS.map(tap)))
+            Ok((bridge::start(ns, &TAPS)?, TAPS.map(tap)))
         }
         Subject::Vde => {
             let (running, control) = vde::start(ns, &[])?;

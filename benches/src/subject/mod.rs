@@ -8,15 +8,16 @@ mod vde;
 pub(crate) mod guests;
 pub(crate) mod vhost;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+use vswitch_tests::netns::{self, Netns};
 use vswitch_tests::process::{Switch, binary, resident_bytes};
 use vswitch_tests::qemu::images;
 use vswitch_tests::skip::find_program;
 
 use crate::child::Daemon;
 use crate::host;
-use crate::rig::Rig;
+use crate::rig::{Card, Rig, Variant};
 use crate::testpmd::{self, Testpmd};
 use crate::wiring::Wiring;
 
@@ -109,9 +110,25 @@ impl Subject {
                 self,
                 Subject::Vswitch | Subject::Engine | Subject::Bridge | Subject::Ovs | Subject::Vde
             ),
+            // Its process does what is new, and many ports are all it has.
+            Rig::Ports => matches!(self, Subject::Vswitch | Subject::Bridge | Subject::Ovs | Subject::Vde),
             Rig::Queues => matches!(self, Subject::Vswitch | Subject::OvsDpdk | Subject::DpdkVhost),
             Rig::Core => matches!(self, Subject::Vswitch),
             Rig::Guests => !matches!(self, Subject::Engine | Subject::Ovs | Subject::DpdkVhost),
+        }
+    }
+
+    /// Whether a quick look at `rig` has it, if nobody says what to look at.
+    pub(crate) const fn is_headline(self, rig: Rig) -> bool {
+        match self {
+            Subject::Engine | Subject::Stream | Subject::Dgram | Subject::Qemu => false,
+            Subject::Vde => !matches!(rig, Rig::Guests),
+            Subject::Vswitch
+            | Subject::Tap
+            | Subject::Bridge
+            | Subject::Ovs
+            | Subject::OvsDpdk
+            | Subject::DpdkVhost => true,
         }
     }
 
@@ -155,21 +172,33 @@ impl Subject {
         }
     }
 
+    /// Why it cannot take part where `rig`, to which it belongs, is set up as
+    /// `variant`; `None`: it can.
+    pub(crate) fn absence_in(self, variant: Variant) -> Option<String> {
+        let is_vhost_user = matches!(self, Subject::Vswitch | Subject::OvsDpdk);
+        (variant == Variant::Guests(Card::E1000) && is_vhost_user)
+            .then(|| "the guest of a `vhost-user` port has virtio-net".into())
+    }
+
     /// Starts it as `wiring` says and leaves its interfaces up; `run` are
     /// further words for our own.
     pub(crate) fn start(self, wiring: &Wiring, run: &[String]) -> Result<Running> {
         match self {
             Subject::Vswitch | Subject::Engine => {
                 let prefix = if wiring.owns_taps() { "tap" } else { "netdev" };
-                let ports = wiring.ports.map(|port| format!("--port={prefix}:{port}"));
+                let ports: Vec<String> =
+                    wiring.ports.iter().map(|port| format!("--port={prefix}:{port}")).collect();
                 let mut args: Vec<&str> = ports.iter().chain(run).map(String::as_str).collect();
+                if wiring.needs_large_table {
+                    args.push("--fdb-size=1048575");
+                }
                 if self == Subject::Engine {
                     args.push("--fast-path=off");
                 }
                 let switch = Switch::start(&wiring.switch_ns, &args)?;
                 Ok(Running::ours(switch))
             }
-            Subject::Bridge => bridge::start(&wiring.switch_ns, wiring.ports),
+            Subject::Bridge => bridge::start(&wiring.switch_ns, &wiring.ports),
             Subject::Ovs => ovs::start(wiring),
             Subject::Vde => vde::start(&wiring.switch_ns, &wiring.ports).map(|(running, _)| running),
             Subject::Tap
@@ -188,6 +217,8 @@ pub(crate) struct Running {
     /// Processes that forward frames; none for the kernel's bridge.
     pub(crate) pids: Vec<u32>,
     switch: Option<Switch>,
+    /// Another's command that empties its table of stations.
+    flush: Vec<String>,
     /// In the order in which they are to end.
     daemons: Vec<Daemon>,
     _forwarder: Option<Testpmd>,
@@ -204,6 +235,15 @@ impl Running {
     /// Resident memory of its processes in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         self.pids.iter().map(|pid| resident_bytes(*pid)).sum()
+    }
+
+    /// Has it forget every station, in its namespace `ns`.
+    pub(crate) fn flush(&self, ns: &Netns) -> Result<()> {
+        if let Some(switch) = &self.switch {
+            return switch.json(&["fdb", "flush"]).map(drop);
+        }
+        let (program, words) = self.flush.split_first().context("nobody knows how to empty its table")?;
+        netns::run(ns.command(program).args(words)).map(drop)
     }
 
     /// An error if it has ended by itself.

@@ -24,17 +24,25 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Where Debian's openvswitch-switch-dpdk has its daemon.
 pub(super) const DPDK_DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 
+/// Stations that a large table holds; there are 8192 as it comes.
+const TABLE_SIZE: u32 = 1 << 20;
+
 /// Memory that the DPDK daemon takes at its start.
 pub(crate) const DPDK_MEBIBYTES: u64 = 512;
 
 pub(super) fn start(wiring: &Wiring) -> Result<Running> {
     let tso = format!("other_config:userspace-tso-enable={}", wiring.offloads);
-    let (running, control) = daemons(&wiring.switch_ns, "ovs-vswitchd", &[&tso])?;
-    let [a, b] = wiring.ports;
-    control.order(&["add-port", "b", a, "--", "add-port", "b", b])?;
-    for port in wiring.ports {
-        wiring.switch_ns.up(port)?;
+    let (mut running, control) = daemons(&wiring.switch_ns, "ovs-vswitchd", &[&tso])?;
+    if wiring.needs_large_table {
+        let size = format!("other_config:mac-table-size={TABLE_SIZE}");
+        control.order(&["set", "bridge", "b", &size])?;
     }
+    let unixctl = control.dir.join("ovs-vswitchd.ctl").display().to_string();
+    running.flush = ["ovs-appctl", "-t", &unixctl, "fdb/flush", "b"].map(String::from).into();
+    // One transaction, however many.
+    let ports = wiring.ports.iter().flat_map(|port| ["--", "add-port", "b", port]);
+    control.order(&ports.skip(1).collect::<Vec<_>>())?;
+    wiring.switch_ns.batch(wiring.ports.iter().map(|port| format!("link set {port} up")))?;
     Ok(running)
 }
 

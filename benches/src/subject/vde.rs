@@ -12,7 +12,7 @@ use super::Running;
 use crate::child::Daemon;
 
 /// Starts it with `taps`; returns its control directory, too.
-pub(super) fn start(ns: &Netns, taps: &[&str]) -> Result<(Running, PathBuf)> {
+pub(super) fn start(ns: &Netns, taps: &[String]) -> Result<(Running, PathBuf)> {
     let directory = tempfile::Builder::new().prefix("vbench-vde-").tempdir()?;
     let control = directory.path().join("ctl");
     let mut command = ns.command("vde_switch");

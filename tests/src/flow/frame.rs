@@ -101,6 +101,11 @@ impl Flow {
         self
     }
 
+    /// Whether all frames are between the same two stations.
+    pub fn is_one_conversation(&self) -> bool {
+        self.stations == [1, 1]
+    }
+
     /// The same flow in the other direction.
     #[must_use]
     pub fn reversed(mut self) -> Flow {

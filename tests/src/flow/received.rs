@@ -55,6 +55,23 @@ impl Received {
         sent.frames.saturating_sub(self.frames)
     }
 
+    /// Adds the counts of `other`, a further flow; [`missing`](Self::missing)
+    /// speaks of this one only, as before.
+    pub fn add(&mut self, other: &Received) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.corrupted += other.corrupted;
+        self.super_frames += other.super_frames;
+        self.latency_ns.add(&other.latency_ns).expect("the same bounds");
+        if other.frames > 0 {
+            let (first, last) = other.span_ns;
+            self.span_ns.0 = if self.span_ns.0 == 0 { first } else { self.span_ns.0.min(first) };
+            self.span_ns.1 = self.span_ns.1.max(last);
+        }
+    }
+
     /// Frames a second between the first and the last arrival.
     #[expect(clippy::cast_precision_loss, reason = "a rate is shown with three digits")]
     pub fn rate(&self) -> f64 {
@@ -80,7 +97,8 @@ impl Received {
         );
     }
 
-    fn has(&self, number: u64) -> bool {
+    /// Whether `number` arrived.
+    pub fn has(&self, number: u64) -> bool {
         self.place(number).is_some_and(|(word, bit)| self.seen.get(word).is_some_and(|w| w & bit != 0))
     }
 
@@ -122,5 +140,28 @@ impl std::fmt::Display for Received {
             "{} frames, {} duplicated, {} reordered, {} corrupted, {} whole super-frames",
             self.frames, self.duplicated, self.reordered, self.corrupted, self.super_frames
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_add_up_from_the_first_arrival_to_the_last() {
+        let of = |arrivals: &[(u64, u64)]| {
+            let mut received = Received::new();
+            for (number, now) in arrivals {
+                received.count(Stamp { flow: 0, number: *number, due_ns: 1 }, 60, *now);
+            }
+            received
+        };
+        let mut sum = of(&[]);
+        sum.add(&of(&[(0, 1_000), (1, 3_000)]));
+        sum.add(&of(&[(0, 500), (0, 600), (1, 2_000)]));
+        sum.add(&of(&[]));
+        assert_eq!((sum.frames, sum.bytes, sum.duplicated, sum.span_ns), (4, 240, 1, (500, 3_000)));
+        assert_eq!(sum.latency_ns.len(), 4);
+        assert!((sum.rate() - 3.0 * 1e9 / 2_500.0).abs() < 1.0);
     }
 }

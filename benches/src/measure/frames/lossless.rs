@@ -1,0 +1,97 @@
+//! Rates without loss, or with next to none, and the one-way latency at shares of
+//! them.
+//!
+//! Latency runs from the time at which a frame was due, not from when it was sent:
+//! a switch that stalls the generator cannot hide it.
+
+use anyhow::Result;
+use vswitch_tests::flow::{Device, Pace};
+
+use super::load::Load;
+use super::search::{Length, Step, Trial, next};
+use crate::measure::{Effort, approximate};
+use crate::record::{Figure, Unit};
+
+const WITHOUT_LOSS: &str = "60 B without loss";
+const NEXT_TO_NONE: &str = "60 B, loss up to 1e-4";
+const GOALS: [(&str, f64); 2] = [(WITHOUT_LOSS, 0.0), (NEXT_TO_NONE, 1e-4)];
+
+/// Percent of the rate without loss at which latency is measured.
+const SHARES: [u32; 3] = [10, 50, 90];
+/// Shown in the table; the record has more.
+const PERCENTILES: [(&str, f64); 2] = [("p50", 0.5), ("p99", 0.99)];
+
+/// Frames a second of the slowest latency trial.
+const RATE_MIN: f64 = 100.0;
+
+fn latency_case(percentile: &str, share: u32) -> String {
+    format!("one-way latency {percentile} at {share} % of the lossless rate")
+}
+
+fn latency_cases(share: u32) -> [String; 2] {
+    PERCENTILES.map(|(percentile, _)| latency_case(percentile, share))
+}
+
+/// Every case there is.
+pub(super) fn cases() -> Vec<String> {
+    let mut cases: Vec<String> = GOALS.map(|(case, _)| case.to_owned()).into();
+    cases.extend(SHARES.into_iter().flat_map(latency_cases));
+    cases
+}
+
+/// Every figure that is wanted.
+pub(super) fn measure(fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    if !effort.wants_one(cases()) {
+        return Ok(figures);
+    }
+    let load = Load::plain(60);
+    let length = |length| if length == Length::Long { effort.run * 2 } else { effort.run / 2 };
+    let top = load.send(fds, Pace::Saturate, length(Length::Short))?;
+    // Frames wait in the TAP at the end of a short trial: it may take a rate that a
+    // saturated one does not reach.
+    let top = top.total.rate() * 1.2;
+    let mut trials = Vec::new();
+    let mut search = |goal: f64| -> Result<(f64, usize)> {
+        loop {
+            match next(&trials, goal, top) {
+                Step::Done(rate) => return Ok((rate, trials.len())),
+                Step::Try(rate, how_long) => {
+                    let arrived = load.send(fds, Pace::Rate(rate), length(how_long))?;
+                    let was_on_time = arrived.sent.rate() > 0.97 * rate;
+                    let lost = if was_on_time { arrived.lost_share() } else { 1.0 };
+                    trials.push(Trial { rate, length: how_long, lost });
+                }
+            }
+        }
+    };
+    let (lossless, _) = search(0.0)?;
+    for (case, goal) in GOALS {
+        if effort.wants(case) {
+            let (rate, trials) = search(goal)?;
+            let trials = approximate(u64::try_from(trials)?);
+            figures.push(Figure::new(case, Unit::KiloframesPerSecond, rate / 1e3).with("trials", trials));
+        }
+    }
+    for share in SHARES {
+        if effort.wants_one(latency_cases(share)) {
+            figures.extend(latency(lossless, share, fds, effort)?);
+        }
+    }
+    Ok(figures)
+}
+
+fn latency(lossless: f64, share: u32, fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>> {
+    let rate = (lossless * f64::from(share) / 100.0).max(RATE_MIN);
+    let arrived = Load::plain(60).send(fds, Pace::Rate(rate), effort.run)?;
+    arrived.check(&latency_case("", share))?;
+    let at = |q| approximate(arrived.total.latency_ns.value_at_quantile(q)) / 1e3;
+    let figure = |(name, q)| {
+        let mut figure = Figure::new(latency_case(name, share), Unit::Microseconds, at(q));
+        for (name, q) in [("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
+            figure = figure.with(name, at(q));
+        }
+        figure.with("lost", approximate(arrived.lost())).with("offered", rate / 1e3)
+    };
+    Ok(PERCENTILES.into_iter().map(figure).filter(|figure| effort.wants(&figure.case)).collect())
+}
