@@ -9,7 +9,6 @@ mod mixed;
 mod opened;
 mod pump;
 
-mod bench;
 mod capture;
 mod explained;
 mod fast;

@@ -48,6 +48,7 @@ pub(super) fn measure(fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>>
     let load = Load::plain(60);
     let length = |length| if length == Length::Long { effort.run * 2 } else { effort.run / 2 };
     let top = load.send(fds, Pace::Saturate, length(Length::Short))?;
+    top.check(WITHOUT_LOSS)?;
     // Frames wait in the TAP at the end of a short trial: it may take a rate that a
     // saturated one does not reach.
     let top = top.total.rate() * 1.2;
