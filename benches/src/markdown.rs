@@ -229,8 +229,8 @@ fn range(s: Spread) -> String {
 /// Three digits.
 pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
-        v if v >= 100.0 => format!("{value:.0}"),
-        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 99.95 => format!("{value:.0}"),
+        v if v >= 9.995 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }
@@ -283,6 +283,12 @@ pub(crate) mod tests {
         assert_eq!(replace(&page, "new").unwrap(), page);
         let kept: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
         assert_eq!(render(&kept, None), text);
+    }
+
+    #[test]
+    fn three_digits_are_shown() {
+        let shown = [0.0, 9.994, 9.996, 99.94, 99.96, 1234.5].map(digits);
+        assert_eq!(shown, ["0.00", "9.99", "10.0", "99.9", "100", "1234"]);
     }
 
     #[test]

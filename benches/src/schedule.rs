@@ -75,6 +75,9 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         generator: BTreeMap::new(),
     };
     let mut progress = Progress::new(slots.iter().map(|slot| slot.length).collect());
+    if plan.rigs.iter().any(|rig| matches!(rig, Rig::Netns | Rig::OwnedTaps)) {
+        report.generator.extend(measure::hosts::generator_alone(effort)?);
+    }
     if plan.rigs.iter().any(|rig| matches!(rig, Rig::Direct | Rig::Ports)) {
         report.generator.extend(measure::frames::generator_alone(effort)?);
         if let Some(rate) = report.generator.get(measure::frames::SHORT).copied() {

@@ -43,7 +43,9 @@ pub(crate) fn render(report: &Report, rig: Rig) -> Option<String> {
     for (case, rows) in by_case(&samples) {
         y += GAP;
         let mark = if is_limited(case, &rows, report) { " (generator-limited)" } else { "" };
-        let title = format!("{case}, {}{mark}", rows.first()?.figure.unit.name());
+        let unit = rows.first()?.figure.unit;
+        let less = if unit.is_better_greater() { "" } else { ", less is better" };
+        let title = format!("{case}, {}{less}{mark}", unit.name());
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(body, r#"<text class="case" x="0" y="{:.0}">{}</text>"#, y + 14.0, escaped(&title));
         y += LINE;

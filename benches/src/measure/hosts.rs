@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use vswitch_tests::iperf::{Server, is_between_tests};
-use vswitch_tests::netns::Netns;
+use vswitch_tests::netns::{Netns, veth};
 
 use super::{Effort, Meter};
 use crate::child::output;
 use crate::record::{Figure, Unit};
 use crate::stats::spread;
-use crate::wiring::{ADDRESS_2, Wiring};
+use crate::wiring::{ADDRESS_1, ADDRESS_2, Wiring};
 
 /// How often a server that is between two tests is tried.
 const TRIES: u32 = 50;
@@ -33,12 +33,20 @@ fn udp_case(bytes: u32) -> String {
 const STREAMS: [u32; 2] = [1, 4];
 const DATAGRAMS: [u32; 2] = [64, 1400];
 
-/// Every case there is.
-pub(super) fn cases(offloads: bool) -> Vec<String> {
+/// Every case that is a rate.
+fn rate_cases(offloads: bool) -> Vec<String> {
     let mut cases: Vec<String> = STREAMS.iter().map(|streams| tcp_case(*streams, offloads)).collect();
     // The offloads change nothing about single datagrams but a checksum.
     if offloads {
         cases.extend(DATAGRAMS.map(udp_case));
+    }
+    cases
+}
+
+/// Every case there is.
+pub(super) fn cases(offloads: bool) -> Vec<String> {
+    let mut cases = rate_cases(offloads);
+    if offloads {
         cases.push(PING.into());
     }
     cases
@@ -50,22 +58,58 @@ pub(super) fn measure(
     meter: &Meter,
     effort: Effort<'_>,
 ) -> Result<Vec<Figure>> {
+    let mut figures = rates_between(hosts, wiring.offloads, meter, effort)?;
+    if wiring.offloads && effort.wants(PING) {
+        figures.push(ping(PING, &hosts[0], effort)?);
+    }
+    Ok(figures)
+}
+
+/// What the hosts reach of each case that is wanted with nothing between them but a
+/// veth pair.
+pub(crate) fn generator_alone(effort: Effort<'_>) -> Result<Vec<(String, f64)>> {
+    // Their CPU time is not asked for.
+    let meter = Meter { idle_share: 0.0 };
+    let mut rates = Vec::new();
+    for offloads in [true, false] {
+        if !effort.wants_one(rate_cases(offloads)) {
+            continue;
+        }
+        let hosts = [Netns::new("g1")?, Netns::new("g2")?];
+        veth(&hosts[0], "e0", &hosts[1], "e0")?;
+        for (host, address) in hosts.iter().zip([ADDRESS_1, ADDRESS_2]) {
+            if !offloads {
+                host.offloads("e0", false)?;
+            }
+            host.address("e0", &format!("{address}/24"))?;
+        }
+        hosts[0].wait_running("e0")?;
+        let figures = rates_between(&hosts, offloads, &meter, effort)?;
+        rates.extend(figures.into_iter().map(|figure| (figure.case, figure.value)));
+    }
+    Ok(rates)
+}
+
+/// Every rate that is wanted.
+fn rates_between(
+    hosts: &[Netns; 2],
+    offloads: bool,
+    meter: &Meter,
+    effort: Effort<'_>,
+) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let _server = Server::start(&hosts[1])?;
     for streams in STREAMS {
-        let case = tcp_case(streams, wiring.offloads);
+        let case = tcp_case(streams, offloads);
         if effort.wants(&case) {
             figures.push(tcp(&case, &hosts[0], streams, meter, effort)?);
         }
     }
     for bytes in DATAGRAMS {
         let case = udp_case(bytes);
-        if wiring.offloads && effort.wants(&case) {
+        if offloads && effort.wants(&case) {
             figures.push(udp(&case, &hosts[0], bytes, meter, effort)?);
         }
-    }
-    if wiring.offloads && effort.wants(PING) {
-        figures.push(ping(PING, &hosts[0], effort)?);
     }
     Ok(figures)
 }

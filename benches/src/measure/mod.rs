@@ -2,7 +2,6 @@
 //!
 //! Read first: [`cases`], which names them all.
 
-mod hosts;
 mod idle;
 mod strace;
 
@@ -10,6 +9,7 @@ pub(crate) mod cases;
 pub(crate) mod core;
 pub(crate) mod frames;
 pub(crate) mod guests;
+pub(crate) mod hosts;
 pub(crate) mod ports;
 pub(crate) mod queues;
 

@@ -20,7 +20,7 @@ use crate::record::{Figure, Unit};
 pub(in crate::measure) const CAPACITY: &str = "addresses held as it comes, of 65536";
 const OFFERED: u32 = 65_536;
 /// RFC 2889 §5.8, address learning rate.
-pub(in crate::measure) const LEARNING: &str = "learning rate, addresses";
+pub(in crate::measure) const LEARNING: &str = "learning rate, an address a frame";
 
 /// Stations of a trial, fewer than what anybody holds, and of a confirming one.
 const FEW: u32 = 2_000;
