@@ -28,8 +28,9 @@ impl Report {
         let mut whole = reports.next().context("no record to show")?;
         for part in reports {
             let (a, b) = (&mut whole.header, part.header);
+            ensure!(a.quick == b.quick, "a quick look and a full run are not one measurement");
             ensure!(
-                (&a.commit, &a.cpu, &a.kernel, a.quick) == (&b.commit, &b.cpu, &b.kernel, b.quick),
+                (&a.commit, &a.cpu, &a.kernel) == (&b.commit, &b.cpu, &b.kernel),
                 "records of {} on {} and of {} on {} are not one measurement",
                 a.commit,
                 a.kernel,
@@ -233,6 +234,20 @@ mod tests {
         let (subject, part) = (Subject::Ovs, Some("e1000".to_owned()));
         let absent = serde_json::to_value(Absent { rig: 1, subject, part, why: String::new() }).unwrap();
         assert_eq!(keys(&absent), keys(&schema["properties"]["absent"]["items"]["properties"]));
+    }
+
+    #[test]
+    fn parts_of_one_measurement_are_joined_and_others_refused() {
+        let report = crate::markdown::tests::report();
+        let changed = |change: fn(&mut Header)| {
+            let mut other = report.clone();
+            change(&mut other.header);
+            Report::join(vec![report.clone(), other]).map_err(|error| error.to_string())
+        };
+        let whole = changed(|header| header.rounds = 1).unwrap();
+        assert_eq!((whole.samples.len(), whole.header.rounds), (2 * report.samples.len(), 1));
+        assert!(changed(|header| header.quick = true).unwrap_err().contains("quick"));
+        assert!(changed(|header| header.kernel.push('x')).unwrap_err().contains("not one measurement"));
     }
 
     #[test]

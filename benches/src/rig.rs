@@ -29,7 +29,7 @@ pub(crate) const RIGS: [Rig; 7] =
     [Rig::Netns, Rig::OwnedTaps, Rig::Direct, Rig::Queues, Rig::Guests, Rig::Core, Rig::Ports];
 
 /// Ports of a switch that is measured with many.
-const COUNTS: [usize; 5] = [2, 4, 16, 64, 256];
+pub(crate) const COUNTS: [usize; 5] = [2, 4, 16, 64, 256];
 
 impl Rig {
     pub(crate) const fn number(self) -> u8 {

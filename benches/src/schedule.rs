@@ -93,13 +93,14 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
             format!("rig {}, {state}, round {}/{}: {}", rig.number(), round + 1, plan.rounds, subject.name());
         progress.step(&what);
         let figures = one(slot, &plan.run, effort).with_context(|| what.clone())?;
-        if figures.is_empty() {
+        let Some(figures) = figures else {
             let why = "it offers no such queues".into();
             let absent = Absent { rig: rig.number(), subject, part: Some(state), why };
             if !report.absent.contains(&absent) {
                 report.absent.push(absent);
             }
-        }
+            continue;
+        };
         report.samples.extend(figures.into_iter().map(|figure| Sample {
             rig: rig.number(),
             subject,
@@ -168,7 +169,8 @@ fn slots(plan: &Plan, absent: &[Absent], effort: Effort<'_>) -> Vec<Slot> {
     slots
 }
 
-fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
+/// The figures of a turn; `None`: the subject turned out not to have this variant.
+fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Option<Vec<Figure>>> {
     let Slot { rig, subject, .. } = *slot;
     let effort = Effort { turn: Some(slot.turn), ..effort };
     let wiring = match slot.variant {
@@ -176,13 +178,13 @@ fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Vec<Figure>> {
         Variant::Offloads(offloads) => Wiring::hosts_for(rig, subject, offloads)?,
         Variant::Ports(count) => Wiring::taps(rig, count, false)?,
         Variant::Queues(queues) => return measure::queues::all(subject, queues, run, effort),
-        Variant::Guests(card) => return measure::guests::all(subject, card, run, effort),
-        Variant::Core => return measure::core::all(effort),
+        Variant::Guests(card) => return measure::guests::all(subject, card, run, effort).map(Some),
+        Variant::Core => return measure::core::all(effort).map(Some),
     };
     // Ends before the wiring goes.
     let mut running = subject.start(&wiring, run)?;
     wiring.connect(&mut running)?;
-    measure::all(&wiring, &mut running, effort)
+    measure::all(&wiring, &mut running, effort).map(Some)
 }
 
 #[cfg(test)]

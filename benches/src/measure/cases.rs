@@ -107,6 +107,24 @@ pub(crate) fn of(rig: Rig, variant: Variant) -> Vec<String> {
     }
 }
 
+/// Whether `case` is a figure of `subject`.
+pub(crate) fn is_of(case: &str, subject: Subject) -> bool {
+    match subject {
+        // No process.
+        Subject::Bridge => ![idle::CASE, RESIDENT].contains(&case),
+        Subject::Vswitch
+        | Subject::Engine
+        | Subject::Tap
+        | Subject::Stream
+        | Subject::Dgram
+        | Subject::Ovs
+        | Subject::OvsDpdk
+        | Subject::DpdkVhost
+        | Subject::Vde
+        | Subject::Qemu => queues::is_of(case, subject),
+    }
+}
+
 /// What a turn of `subject` takes beside its figures, seen on two cores: building
 /// the topology, starting the switch, looking at it idle, taking all of it down.
 pub(crate) fn set_up(rig: Rig, variant: Variant, subject: Subject, run: Duration) -> Duration {

@@ -21,7 +21,7 @@ use self::cases::{Often, RESIDENT};
 use crate::host::busy;
 use crate::record::{Figure, Unit};
 use crate::rig::{Rig, Variant};
-use crate::subject::Running;
+use crate::subject::{Running, Subject};
 use crate::wiring::Wiring;
 
 /// How long each run takes and which are made.
@@ -76,14 +76,9 @@ impl Effort<'_> {
 
     /// What a turn that has `cases` of `variant` takes; `None`: none of them is
     /// wanted.
-    pub(crate) fn length(
-        &self,
-        rig: Rig,
-        variant: Variant,
-        subject: crate::subject::Subject,
-    ) -> Option<Duration> {
-        let wanted: Vec<String> =
-            cases::of(rig, variant).into_iter().filter(|case| self.wants(case)).collect();
+    pub(crate) fn length(&self, rig: Rig, variant: Variant, subject: Subject) -> Option<Duration> {
+        let is_wanted = |case: &String| self.wants(case) && cases::is_of(case, subject);
+        let wanted: Vec<String> = cases::of(rig, variant).into_iter().filter(is_wanted).collect();
         let figures: Duration = wanted.iter().map(|case| cases::length(rig, case, self.run)).sum();
         (!wanted.is_empty()).then(|| figures + cases::set_up(rig, variant, subject, self.run))
     }

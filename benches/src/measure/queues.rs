@@ -27,6 +27,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Within this after the last frame the switch is to be asleep.
 const REST: Duration = Duration::from_secs(1);
 
+const CALLS: &str = "system calls of the data thread";
+
 const STATIONS: [&str; 2] = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"];
 
 fn rate_case(len: usize, queues: Queues) -> String {
@@ -38,7 +40,7 @@ fn idle_case(queues: Queues) -> String {
 }
 
 fn calls_case(queues: Queues) -> String {
-    format!("system calls of the data thread, 64 B, {}", queues.name())
+    format!("{CALLS}, 64 B, {}", queues.name())
 }
 
 /// Every case of `queues`.
@@ -48,20 +50,25 @@ pub(super) fn cases(queues: Queues) -> Vec<String> {
     cases
 }
 
-/// Every figure of `subject` with guests that ask for `queues`; none if it has
-/// no such queues.
+/// Whether `case` is a figure of `subject`: calls of its thread are ours alone.
+pub(super) fn is_of(case: &str, subject: Subject) -> bool {
+    !case.starts_with(CALLS) || subject == Subject::Vswitch
+}
+
+/// Every figure of `subject` with guests that ask for `queues`; `None`: it has no such
+/// queues.
 pub(crate) fn all(
     subject: Subject,
     queues: Queues,
     run: &[String],
     effort: Effort<'_>,
-) -> Result<Vec<Figure>> {
+) -> Result<Option<Vec<Figure>>> {
     let ns = Netns::new("sw")?;
     // Ends before its namespace goes.
     let (mut running, sockets) = start(subject, &ns, run)?;
     // A driver that was promised none takes split rings, and says nothing.
     if queues.is_packed && !offers_packed(&sockets[0])? {
-        return Ok(vec![]);
+        return Ok(None);
     }
     let devices = [0, 1].map(|number| {
         format!(
@@ -83,7 +90,7 @@ pub(crate) fn all(
         }
     }
     let case = calls_case(queues);
-    if subject == Subject::Vswitch && effort.wants(&case) {
+    if is_of(&case, subject) && effort.wants(&case) {
         figures.push(calls(case, &mut guests, &running, effort)?);
     }
     let case = idle_case(queues);
@@ -91,7 +98,7 @@ pub(crate) fn all(
         figures.push(idle::after(&case, REST, &running, effort)?);
     }
     running.check()?;
-    Ok(figures)
+    Ok(Some(figures))
 }
 
 /// Lets frames of `len` bytes go round while `work` is done.

@@ -17,8 +17,9 @@ use vswitch_tests::flow::{Device, Flow};
 
 use super::frames::load::{Lane, Load, station};
 use super::frames::saturated;
-use super::{Effort, Meter};
+use super::{Effort, Meter, approximate};
 use crate::record::Figure;
+use crate::rig::COUNTS;
 use crate::subject::Running;
 use crate::wiring::Wiring;
 
@@ -110,7 +111,7 @@ pub(super) fn measure(
 /// What the generator could make of the cases that are wanted, if it alone makes
 /// `rate`, in thousands of 60-byte frames a second.
 pub(crate) fn limits(rate: f64, effort: Effort<'_>) -> Vec<(String, f64)> {
-    let mut cases: Vec<(String, f64)> = [2, 4, 16, 64, 256]
+    let mut cases: Vec<(String, f64)> = COUNTS
         .into_iter()
         .flat_map(cases)
         .filter(|case| case != CONGESTION && case != CAPACITY)
@@ -118,8 +119,8 @@ pub(crate) fn limits(rate: f64, effort: Effort<'_>) -> Vec<(String, f64)> {
         .collect();
     for (case, rate) in &mut cases {
         if case == BROADCAST {
-            // Each frame of the generator's becomes so many.
-            *rate *= 15.0;
+            // Each frame becomes so many.
+            *rate *= approximate(BROADCAST_PORTS as u64 - 1);
         }
     }
     cases.retain(|(case, _)| effort.wants(case));
