@@ -3,6 +3,7 @@
 //!
 //! Read first: DPDK's Testpmd Application User Guide.
 
+use std::io::pipe;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -63,14 +64,16 @@ impl Testpmd {
             command.args(["--vdev", device]);
         }
         command.args(["--", "-i"]).args(words);
-        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // One pipe for both: read from two, an error would come between the letters
+        // of a prompt now and then.
+        let (output, writer) = pipe()?;
+        command.process_group(0).stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
         die_with_us(&mut command);
         let mut child = command.spawn().context("dpdk-testpmd")?;
-        let (input, output) = child.stdin.take().zip(child.stdout.take()).context("pipes were asked for")?;
+        // It keeps the pipe open for as long as it lives.
+        drop(command);
+        let input = child.stdin.take().context("a pipe was asked for")?;
         let console = Console::new(output, input);
-        if let Some(errors) = child.stderr.take() {
-            console.also_read(errors);
-        }
         let mut testpmd = Testpmd { child, console };
         testpmd.wait().context("dpdk-testpmd")?;
         Ok(testpmd)
