@@ -57,7 +57,7 @@ impl Live {
     /// Waits until all of `sent` frames but a few are told: of a capture that cannot
     /// keep up, frames are missing.
     fn keep_up(&self, sent: usize) {
-        let is_near = || sent < self.told.load(Ordering::SeqCst) + 16;
+        let is_near = || sent < self.told.load(Ordering::SeqCst) + 8;
         wait_until("frames to be explained", LIMIT, is_near).unwrap();
     }
 

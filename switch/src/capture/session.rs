@@ -57,6 +57,8 @@ pub struct Session {
     since: Time,
     /// What comes now had to be forgotten before its reader could take it.
     is_late: bool,
+    /// More is told than there is time to put into words.
+    is_behind: bool,
     written: u64,
     /// Changes that were not told, or not written for want of room.
     changes_missed: u64,
@@ -92,6 +94,7 @@ impl Session {
             segment: Vec::new(),
             since: Time::START,
             is_late: false,
+            is_behind: false,
             written: 0,
             changes_missed: 0,
             why: String::new(),
@@ -240,10 +243,13 @@ impl Session {
         }
     }
 
-    /// Takes frames; false once it has all that it was to count.
-    pub fn block(&mut self, block: &Block) -> bool {
+    /// Takes frames; false once it has all that it was to count. While `is_behind` says
+    /// that more of them wait than should, none is put into words, which takes many
+    /// times as long as to write one down: other captures would miss what waits.
+    pub fn block(&mut self, block: &Block, is_behind: impl Fn() -> bool) -> bool {
         self.lose(&block.lost, block.untold);
         for turn in block.turns() {
+            self.is_behind = self.spec.steps && is_behind();
             if !self.turn(&turn) {
                 return false;
             }
@@ -355,8 +361,9 @@ impl Session {
             sums.passed += 1;
             return true;
         }
-        if !has_room {
-            sums.slow += 1;
+        if !has_room || self.is_behind {
+            // The reader is not to blame for what it would have had room for.
+            *(if has_room { &mut sums.lost } else { &mut sums.slow }) += 1;
             held.missed += 1;
             return true;
         }

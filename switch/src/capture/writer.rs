@@ -26,7 +26,7 @@ use super::client::{Client, Heard, PATIENCE, Reader, Stage};
 use super::recorder::{Item, Recorder};
 use super::session::{Label, Labels, Spec};
 use super::watch::{Watch, Worth};
-use crate::bridge::{PortId, Time};
+use crate::bridge::{BURST, PortId, Time};
 use crate::engine::observe::{BLOCKS, Block, Change, Edge, Lost, Mark, Observation, Told};
 use crate::engine::{Command, Orders};
 
@@ -35,6 +35,12 @@ const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The recorder's number among captures, which begin at 1.
 const RECORDER: u64 = 0;
+
+/// While so many blocks wait, no frame is put into words: the others are still empty, and
+/// no other capture has missed anything. Of frames that come one by one more may wait for
+/// a moment, since each has a block of its own.
+const BEHIND: usize = BLOCKS / 4;
+const BEHIND_SHORT: usize = BLOCKS / 4 * 3;
 
 /// A capture that misses frames says so this often.
 const MISSING_EVERY: Duration = Duration::from_secs(1);
@@ -260,8 +266,11 @@ impl Writer {
             watch.look_away(seen);
         }
         let mut enough = Vec::new();
-        for client in self.running() {
-            if !client.session.block(block) {
+        let Writer { clients, observation, .. } = self;
+        let behind = if block.frames_len() < BURST { BEHIND_SHORT } else { BEHIND };
+        let is_behind = || observation.told.len() >= behind;
+        for client in clients.iter_mut().filter(|client| client.is_running()) {
+            if !client.session.block(block, is_behind) {
                 client.session.end(None, block.last_time().unwrap_or_default(), "count");
                 client.stage = Stage::Over(now() + PATIENCE);
                 enough.push(client.id);

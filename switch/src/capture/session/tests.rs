@@ -2,9 +2,11 @@
 
 use super::interface::INTERFACES_MAX;
 use super::*;
-use crate::bridge::PortSettings;
+use crate::bridge::{DropReason, Learning, LookUp, PortSettings};
 use crate::capture::pcapng::{Blocks, FRAME, INTERFACE, STATE, STATISTICS, json_of};
 use crate::capture::sink::WAITING_MAX;
+use crate::capture::state::Sums;
+use crate::frame::Frame;
 
 fn added(session: &mut Session, labels: &Labels, id: PortId) {
     let settings = PortSettings::default();
@@ -90,4 +92,24 @@ fn interfaces_are_described_in_order_once_there_is_room() {
     }
     assert_eq!((summary.changes_missed, summary.ports.len()), (3, 3));
     assert!(!kinds.contains(&FRAME));
+}
+
+/// Explaining a frame takes many times as long as writing it down.
+#[test]
+fn what_others_would_miss_meanwhile_is_not_put_into_words() {
+    let id = PortId::new(1);
+    let label = Label { name: "p1".to_owned(), description: String::new() };
+    let labels = Labels::from([(id, label)]);
+    let verdict = Verdict::Drop(DropReason::Runt);
+    let story = Story { learning: Learning::NotReached, bound: None, look_up: LookUp::NotReached, verdict };
+    let block = Block::of_one(Time::START, id, story, &Frame::new(&[0; 9], &[], VnetHeader::PLAIN));
+    for (steps, is_behind, expected) in [(true, false, (1, 0)), (true, true, (0, 1)), (false, true, (1, 0))] {
+        let mut session = Session::new(Spec { steps, ..Spec::everything("", "") });
+        added(&mut session, &labels, id);
+        assert!(session.block(&block, || is_behind));
+        session.end(None, Time::START, "asked");
+        let (_, summary) = drain(&mut session);
+        let Sums { lost, slow, written, .. } = summary.ports[0].dropped;
+        assert_eq!(((written, lost), slow), (expected, 0), "steps {steps}, behind {is_behind}");
+    }
 }
