@@ -22,16 +22,19 @@ Examples:
   vswitch trace --live --port tap0 --count 10
   vswitch trace --live --filter 'udp port 67' --duration 1m";
 
+/// Whoever says one of these wants no invented frame; `--live` may have been forgotten.
+const OF_LIVE: [&str; 4] = ["live", "filter", "count", "duration"];
+
 /// Which frames are explained: an invented one, or those that come.
 #[derive(Clone, PartialEq, Debug, Default, Args)]
 #[command(after_help = FORMS)]
 pub struct TraceArgs {
     /// The port where the frame would come in; with --live, where frames do.
-    #[arg(long, required_unless_present = "live")]
+    #[arg(long, required_unless_present_any = OF_LIVE)]
     pub port: Option<String>,
     /// The frame: see below.
     #[arg(
-        long, required_unless_present = "live", conflicts_with = "live",
+        long, required_unless_present_any = OF_LIVE, conflicts_with = "live",
         num_args = 1.., value_name = "FORM", allow_hyphen_values = false
     )]
     pub frame: Vec<String>,
@@ -50,4 +53,20 @@ pub struct TraceArgs {
     /// Which switch.
     #[command(flatten)]
     pub target: Target,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn whoever_forgets_live_is_asked_for_that_and_not_for_a_frame() {
+        for [flag, value] in [["--count", "3"], ["--filter", "arp"], ["--duration", "5s"]] {
+            let parsed = Cli::try_parse_from(["vswitch", "trace", "--port", "tap0", flag, value]);
+            let said = parsed.unwrap_err().to_string();
+            assert!(said.contains("--live") && !said.contains("--frame"), "{said}");
+        }
+    }
 }

@@ -164,7 +164,7 @@ fn nothing_yet(args: &TraceArgs, ports: &[PortLine]) -> String {
     if let Some(port) = &args.port {
         said += &format!(" by {port}");
     }
-    if let Some(filter) = &args.filter {
+    if let Some(filter) = args.filter.as_deref().filter(|filter| !filter.trim().is_empty()) {
         said += &format!(" that `{filter}` accepts");
     }
     let asked = |line: &&PortLine| args.port.as_ref().is_none_or(|port| *port == line.name);
@@ -221,6 +221,11 @@ mod tests {
         assert_eq!(
             nothing_yet(&args(None, None), &ports),
             "no frame yet; tap0 is down (no guest yet); tap2 is fault. Waiting; Ctrl-C ends"
+        );
+        // An empty filter accepts everything, and is no reason.
+        assert_eq!(
+            nothing_yet(&args(Some("tap1"), Some(" ")), &ports),
+            "no frame yet by tap1. Waiting; Ctrl-C ends"
         );
         assert_eq!(
             nothing_yet(&args(Some("tap1"), None), &ports),
