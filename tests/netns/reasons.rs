@@ -391,8 +391,7 @@ fn down(rig: &mut Rig) -> Result<()> {
     rig.traced_sent("a", &bytes, "b")?;
     rig.while_stopped(|rig| {
         rig.send_a(&bytes)?;
-        rig.b = None;
-        Ok(())
+        rig.b.take().context("b is there")?.hang_up()
     })?;
     rig.wait_count("b", "down")
 }

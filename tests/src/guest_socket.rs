@@ -3,6 +3,7 @@
 //! datagram.
 
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
@@ -73,6 +74,18 @@ impl GuestSocket {
             GuestSocket::Stream(socket) => GuestSocket::Stream(socket.try_clone()?),
             GuestSocket::Dgram(socket) => GuestSocket::Dgram(socket.try_clone()?),
         })
+    }
+
+    /// Ends the connection at once. Closed only, a socket lives on for as long as a
+    /// child that another test is about to start has it, too.
+    ///
+    /// # Errors
+    /// It has no connection.
+    pub fn hang_up(self) -> Result<()> {
+        match self {
+            GuestSocket::Stream(socket) => socket.shutdown(Shutdown::Both).context("hanging up"),
+            GuestSocket::Dgram(_) => bail!("a datagram socket has no connection"),
+        }
     }
 
     /// Sends a frame to the switch at `path`, waiting for room.
