@@ -1,5 +1,5 @@
 //! What `vbench` leaves behind when it ends in the middle of its work: no namespace
-//! and so no interface, no process, no socket, no huge page.
+//! and so no interface, no process, no socket, no lock, no huge page.
 //!
 //! Deliberately absent: a kill, after which nobody can clean up; the next run does
 //! (`vswitch_tests::netns`, `huge.rs`).
@@ -109,6 +109,8 @@ impl Run {
         ensure!(huge.is_empty(), "huge pages {huge:?}: {said}");
         let sockets = names(&self.sockets.path().display().to_string(), "");
         ensure!(sockets.is_empty(), "{sockets:?}: {said}");
+        let locks = names("/run/vswitch", &format!("vt-{pid}-"));
+        ensure!(locks.is_empty(), "{locks:?}: {said}");
         // Those that init has to collect first.
         wait_until("all processes to be gone", Duration::from_secs(5), || {
             !processes().into_iter().any(|(pid, _, started, _)| before.contains(&(pid, started)))

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,6 +54,8 @@ pub struct Switch {
     stderr: Arc<Mutex<String>>,
     drained: Option<JoinHandle<()>>,
     program: PathBuf,
+    /// What a killed switch of root leaves behind, if nobody else chose its name.
+    lock: Option<PathBuf>,
     _dir: TempDir,
 }
 
@@ -112,8 +115,10 @@ impl Switch {
         let control = dir.path().join("switch.sock");
         let name = format!("vt-{}-{}", std::process::id(), serial());
         command.args(["run", "--control"]).arg(&control).args(args);
+        let mut lock = None;
         if !args.contains(&"--name") {
             command.args(["--name", &name]);
+            lock = Some(Path::new("/run/vswitch").join(format!("{name}.lock")));
         }
         // A Ctrl-C at the terminal is for us; we end the switch ourselves.
         command.process_group(0);
@@ -134,8 +139,17 @@ impl Switch {
             })
         });
         // From here on, dropping ends the child.
-        let mut switch =
-            Switch { child, control, ready: String::new(), stdout, stderr, drained, program, _dir: dir };
+        let mut switch = Switch {
+            child,
+            control,
+            ready: String::new(),
+            stdout,
+            stderr,
+            drained,
+            program,
+            lock,
+            _dir: dir,
+        };
         switch.ready = ready_rx.recv_timeout(LIMIT).unwrap_or_default().trim_end().to_owned();
         if !switch.ready.starts_with("ready:") {
             let first = std::mem::take(&mut switch.ready);
@@ -260,6 +274,11 @@ impl Switch {
 impl Drop for Switch {
     fn drop(&mut self) {
         end_child(&mut self.child);
+        // Only after a kill: whoever ends by himself must do it himself.
+        let was_killed = matches!(self.child.try_wait(), Ok(Some(status)) if status.signal() == Some(9));
+        if let Some(lock) = self.lock.take().filter(|_| was_killed) {
+            let _ = std::fs::remove_file(lock);
+        }
     }
 }
 
