@@ -81,10 +81,10 @@ impl Attachment {
         }
     }
 
-    /// The switch's port.
-    pub fn spec(&self) -> String {
-        match self {
-            Attachment::Tap(interface) => interface.clone(),
+    /// The switch's port, for a lab of `user`'s.
+    pub fn spec(&self, user: &User) -> String {
+        let mut spec = match self {
+            Attachment::Tap(interface) => return interface.clone(),
             Attachment::VhostUser { path, queues: 1 } | Attachment::Stream(path) => {
                 format!("{}:{}", self.name(), path.display())
             }
@@ -96,7 +96,13 @@ impl Attachment {
             Attachment::Dgram(path) => {
                 format!("dgram:{},peer={}", path.display(), own(path).display())
             }
+        };
+        if user.drop == Drop::Nobody {
+            // QEMU is nobody by the time of its first datagram, and whenever it
+            // connects again.
+            spec.push_str(",owner=nobody");
         }
+        spec
     }
 
     /// The sockets that QEMU and the switch make.
@@ -153,19 +159,14 @@ impl Attachment {
         }
     }
 
-    /// Whether `user`'s QEMU can keep it.
-    pub(crate) fn check(&self, guest: &str, qemu: &Qemu, user: &User) -> Result<(), PlanError> {
+    /// Whether this QEMU knows it.
+    pub(crate) fn check(&self, qemu: &Qemu) -> Result<(), PlanError> {
         let needs = match self {
             Attachment::Tap(_) | Attachment::VhostUser { .. } => return Ok(()),
             Attachment::Stream(_) | Attachment::Dgram(_) => (7, 2),
         };
         if qemu.version < needs {
             return Err(PlanError::OldQemu { link: self.name(), needs, has: qemu.version });
-        }
-        // It would be nobody by the time of its first frame, and each frame
-        // takes the right to write to root's socket.
-        if matches!(self, Attachment::Dgram(_)) && user.drop == Drop::Nobody {
-            return Err(PlanError::DgramAsRoot(guest.to_owned()));
         }
         Ok(())
     }
@@ -263,6 +264,7 @@ fn program_has_net_admin(program: &Path) -> bool {
 mod tests {
     use super::*;
 
+    const USER: User = User { uid: 1000, drop: Drop::Nothing };
     const QEMU: Qemu = Qemu { program: PathBuf::new(), version: (10, 0) };
 
     fn arguments(attachment: &Attachment, version: (u32, u32)) -> String {
@@ -304,7 +306,7 @@ mod tests {
                  remote.type=unix,remote.path=/r/zero,,lan",
             ),
         ] {
-            assert_eq!(attachment.spec(), spec);
+            assert_eq!(attachment.spec(&USER), spec);
             assert_eq!(arguments(&attachment, (10, 0)), qemu);
         }
     }
@@ -320,18 +322,22 @@ mod tests {
         ] {
             assert!(arguments(&stream, version).ends_with(end), "{version:?}");
         }
-        let user = User { uid: 1000, drop: Drop::Nothing };
-        assert_eq!(stream.check("zero", &QEMU, &user), Ok(()));
-        let old = stream.check("zero", &Qemu { version: (7, 0), ..QEMU }, &user).unwrap_err();
+        assert_eq!(stream.check(&QEMU), Ok(()));
+        let old = stream.check(&Qemu { version: (7, 0), ..QEMU }).unwrap_err();
         assert!(old.to_string().starts_with("link stream needs QEMU 7.2, and this is 7.0"), "{old}");
     }
 
     #[test]
-    fn root_has_no_dgram_links() {
+    fn sockets_of_roots_labs_are_qemus_own() {
         let root = User { uid: 0, drop: Drop::Nobody };
-        let error = Attachment::Dgram("/s".into()).check("zero", &QEMU, &root).unwrap_err().to_string();
-        assert!(error.contains("guest zero") && error.contains("as an ordinary user"), "{error}");
-        assert_eq!(Attachment::Stream("/s".into()).check("zero", &QEMU, &root), Ok(()));
+        for (attachment, spec) in [
+            (Attachment::Tap("vl-zero".into()), "vl-zero"),
+            (Attachment::Stream("/s".into()), "stream:/s,owner=nobody"),
+            (Attachment::Dgram("/s".into()), "dgram:/s,peer=/s.g,owner=nobody"),
+            (Attachment::VhostUser { path: "/s".into(), queues: 2 }, "vhost-user:/s,queues=2,owner=nobody"),
+        ] {
+            assert_eq!(attachment.spec(&root), spec);
+        }
     }
 
     #[test]

@@ -55,6 +55,13 @@ impl User {
         Ok(User::of(uid, number("SUDO_UID")?, number("SUDO_GID")?))
     }
 
+    /// Whether the RUN directories let others pass who know a name in them: QEMU
+    /// as nobody comes back to its ports' sockets there. All else in them is
+    /// root's alone by its own mode.
+    pub fn has_passable_run(&self) -> bool {
+        self.drop == Drop::Nobody
+    }
+
     fn of(uid: u32, sudo_uid: Option<u32>, sudo_gid: Option<u32>) -> User {
         match (uid, sudo_uid) {
             (0, Some(sudo)) if sudo != 0 => {

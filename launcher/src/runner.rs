@@ -9,6 +9,7 @@ use std::process::{Command as Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::Mode;
 use rustix::process::Signal;
 use vswitch::control::{Client, Request};
 
@@ -91,6 +92,11 @@ pub struct Machine {
 impl Machine {
     /// Acts for `user`.
     pub fn new(user: User) -> Machine {
+        if user.has_passable_run() {
+            // QEMU makes sockets there that are for root alone.
+            let before = rustix::process::umask(Mode::empty());
+            rustix::process::umask(before | Mode::WGRP | Mode::WOTH);
+        }
         Machine { user }
     }
 
@@ -136,7 +142,26 @@ fn signal(process: Process, signal: Signal) -> Result<()> {
 /// # Errors
 /// It cannot be made, or is another user's.
 pub fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    make_directory(path, false)
+}
+
+/// The RUN directory at `path` for `user`'s lab: private, but that QEMU as nobody
+/// finds its way to its sockets.
+///
+/// # Errors
+/// As of [`private_directory`].
+pub fn run_directory(path: &Path, user: &User) -> io::Result<()> {
+    make_directory(path, user.has_passable_run())?;
+    // It may be from before sockets there were others'.
+    match path.parent().filter(|_| user.has_passable_run()) {
+        Some(labs) => make_directory(labs, true),
+        None => Ok(()),
+    }
+}
+
+fn make_directory(path: &Path, passable: bool) -> io::Result<()> {
+    let mode = if passable { 0o711 } else { 0o700 };
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
     let meta = fs::symlink_metadata(path)?;
     let uid = rustix::process::geteuid().as_raw();
     if !meta.is_dir() || meta.uid() != uid {
@@ -150,8 +175,8 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
         let message = format!("{} belongs to another user than uid {uid}", above.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
-    if meta.mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    if meta.mode() & 0o777 != mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
     Ok(())
 }
@@ -211,8 +236,8 @@ pub fn last_words(path: &Path) -> String {
 impl Runner for Machine {
     fn execute(&mut self, step: &Step) -> Result<Option<Process>> {
         match step {
-            Step::Directory { path } => {
-                private_directory(path).with_context(|| path.display().to_string())?;
+            Step::Directory { path, passable } => {
+                make_directory(path, *passable).with_context(|| path.display().to_string())?;
             }
             Step::Key { path, part, command } => {
                 // What an earlier `up` left half made would make it ask.
@@ -366,6 +391,21 @@ mod tests {
         for other in ["", "ready: 2 ports, control /run/vsw", "tap0: created for alice"] {
             assert_eq!(parse_ready(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn only_root_qemus_way_to_its_sockets_is_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vlab/ping");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        private_directory(path.parent().unwrap()).unwrap();
+        for (drop, expected) in [(Drop::Nobody, 0o711), (Drop::Nothing, 0o700), (Drop::Nobody, 0o711)] {
+            run_directory(&path, &User { uid: 0, drop }).unwrap();
+            assert_eq!(mode(&path), expected);
+        }
+        assert_eq!(mode(path.parent().unwrap()), 0o711);
+        private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
     }
 
     #[test]

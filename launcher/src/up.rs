@@ -84,7 +84,7 @@ fn intend(step: &Step, store: &mut Store) {
 
 fn describe(step: &Step) -> String {
     match step {
-        Step::Directory { path } | Step::File { path, .. } | Step::Seed { path, .. } => {
+        Step::Directory { path, .. } | Step::File { path, .. } | Step::Seed { path, .. } => {
             path.display().to_string()
         }
         Step::Key { path, .. } => format!("ssh key {}", path.display()),

@@ -1,5 +1,5 @@
-//! Labs of an ordinary user, without any privilege, one for each kind of link
-//! that needs none: ping, TCP both ways, a guest that reboots, and a switch that
+//! Labs of an ordinary user, without any privilege, and of root, whose QEMU is
+//! nobody, one for each kind of link that needs no privilege: ping, TCP both ways, a guest that reboots, and a switch that
 //! is killed under traffic and started again.
 
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use vswitch_tests::netns::run;
 use vswitch_tests::qemu::{Console, Turn, images};
 use vswitch_tests::require;
 use vswitch_tests::start;
-use vswitch_tests::user::Ordinary;
+use vswitch_tests::user::{NOBODY, Ordinary};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const FIRST: &str = "192.168.1.150";
@@ -37,9 +37,9 @@ struct Lab {
 }
 
 impl Lab {
-    fn new(link: &str, models: [&str; 2], queues: u32) -> Result<Lab> {
-        let user = Ordinary::new()?;
-        let name = format!("vt{}-{link}", std::process::id());
+    fn new(user: Ordinary, link: &str, models: [&str; 2], queues: u32) -> Result<Lab> {
+        // Two users' labs may be up at a time.
+        let name = format!("vt{}-{}-{link}", std::process::id(), user.uid());
         // The sources may lie where this user may not look.
         let (kernel, initrd) = images()?;
         for (from, to) in [(kernel, "vmlinuz"), (initrd, "initrd")] {
@@ -87,11 +87,16 @@ nics = [{{ network = "lan", address = "{SECOND}", model = "{}", queues = {queues
     }
 
     fn run_dir(&self) -> PathBuf {
-        self.user.home().join("run/vlab").join(&self.name)
+        self.runtime().join("vlab").join(&self.name)
     }
 
     fn control(&self) -> PathBuf {
-        self.user.home().join("run/vswitch").join(format!("{}-lan.sock", self.name))
+        self.runtime().join("vswitch").join(format!("{}-lan.sock", self.name))
+    }
+
+    fn runtime(&self) -> PathBuf {
+        // Root's labs are where the machine has such things, whatever XDG_* say.
+        if self.user.uid() == 0 { "/run".into() } else { self.user.home().join("run") }
     }
 
     /// What `vswitch show` says of the lab's switch.
@@ -182,9 +187,9 @@ fn ping(console: &mut Console, peer: &str) -> Result<()> {
 }
 
 /// Everything that a link must carry and survive.
-fn lives(link: &str, chosen: &str, models: [&str; 2], queues: u32) -> Result<()> {
+fn lives(user: Ordinary, link: &str, chosen: &str, models: [&str; 2], queues: u32) -> Result<()> {
     let _turn = Turn::take();
-    let lab = Lab::new(link, models, queues)?;
+    let lab = Lab::new(user, link, models, queues)?;
     let (stdout, stderr) = lab.vlab("up")?;
     let row = stdout.lines().find(|line| line.starts_with("lan")).context(stdout.clone())?;
     ensure!(row.split_whitespace().nth(1) == Some(chosen), "{stdout}");
@@ -193,7 +198,11 @@ fn lives(link: &str, chosen: &str, models: [&str; 2], queues: u32) -> Result<()>
 
     for (_, line, status) in lab.processes()? {
         let uids = status.lines().find(|line| line.starts_with("Uid:")).context("Uid:")?;
-        let own = lab.user.uid().to_string();
+        // Root's QEMU opens its files, and is nobody then.
+        let own = match lab.user.uid() {
+            0 if line.contains("qemu-system") => NOBODY.to_string(),
+            uid => uid.to_string(),
+        };
         ensure!(uids.split_whitespace().skip(1).all(|uid| uid == own), "{line} runs as {uids}");
         // A second look for what has ended meanwhile is not worth it.
         let rights = status.lines().find(|line| line.starts_with("CapPrm:")).context("CapPrm:")?;
@@ -270,25 +279,43 @@ fn blackout(lab: &Lab, zero: &mut Console) -> Result<()> {
 #[test]
 fn an_ordinary_users_guests_meet_by_streams() -> Result<()> {
     require!("qemu-system-x86_64");
-    lives("stream", "stream", ["virtio", "e1000"], 1)
+    lives(Ordinary::new()?, "stream", "stream", ["virtio", "e1000"], 1)
 }
 
 #[test]
 fn an_ordinary_users_guests_meet_by_datagrams() -> Result<()> {
     require!("qemu-system-x86_64");
-    lives("dgram", "dgram", ["virtio", "virtio"], 1)
+    lives(Ordinary::new()?, "dgram", "dgram", ["virtio", "virtio"], 1)
 }
 
 #[test]
 fn an_ordinary_users_guests_meet_by_what_auto_chooses() -> Result<()> {
     require!("qemu-system-x86_64");
-    lives("auto", "stream", ["e1000", "e1000"], 1)
+    lives(Ordinary::new()?, "auto", "stream", ["e1000", "e1000"], 1)
 }
 
 #[test]
 fn an_ordinary_users_guests_meet_by_shared_memory() -> Result<()> {
     require!("qemu-system-x86_64", (port "vhost-user"));
-    lives("vhost-user", "vhost-user", ["virtio", "virtio"], 2)
+    lives(Ordinary::new()?, "vhost-user", "vhost-user", ["virtio", "virtio"], 2)
+}
+
+#[test]
+fn roots_guests_as_nobody_come_back_by_streams() -> Result<()> {
+    require!(root, "qemu-system-x86_64");
+    lives(Ordinary::root()?, "stream", "stream", ["virtio", "virtio"], 1)
+}
+
+#[test]
+fn roots_guests_as_nobody_come_back_by_datagrams() -> Result<()> {
+    require!(root, "qemu-system-x86_64");
+    lives(Ordinary::root()?, "dgram", "dgram", ["virtio", "virtio"], 1)
+}
+
+#[test]
+fn roots_guests_as_nobody_come_back_by_shared_memory() -> Result<()> {
+    require!(root, "qemu-system-x86_64", (port "vhost-user"));
+    lives(Ordinary::root()?, "vhost-user", "vhost-user", ["virtio", "virtio"], 1)
 }
 
 /// The paths of a lab that is too deep for a socket are refused before anything
@@ -296,7 +323,7 @@ fn an_ordinary_users_guests_meet_by_shared_memory() -> Result<()> {
 #[test]
 fn a_home_too_deep_for_sockets_is_refused() -> Result<()> {
     require!("qemu-system-x86_64");
-    let lab = Lab::new("stream", ["virtio", "virtio"], 1)?;
+    let lab = Lab::new(Ordinary::new()?, "stream", ["virtio", "virtio"], 1)?;
     let mut vlab = lab.user.command(lab.user.program("vlab")?);
     let deep = Path::new("run").join("x".repeat(90));
     lab.user.make_dir(&deep.display().to_string())?;

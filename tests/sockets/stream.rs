@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use vswitch::control::PortState;
 use vswitch_tests::clock::wait_until;
 use vswitch_tests::guest_socket::GuestSocket;
+use vswitch_tests::netns::Netns;
 use vswitch_tests::process::Switch;
+use vswitch_tests::require;
+use vswitch_tests::user::NOBODY;
 
 use crate::ports::{Rig, SOON, UNKNOWN, connects, frame};
 
@@ -158,6 +161,31 @@ fn a_peer_that_does_not_read_loses_its_own_frames_and_no_bytes_of_them() -> Resu
         last = Some(number);
     }
     connects((&mut zero, &a), &mut slow, &frame(UNKNOWN, 1, 60))?;
+    Ok(())
+}
+
+#[test]
+fn a_socket_is_whose_its_port_says() -> Result<()> {
+    require!(root, (port "vhost-user"));
+    let ns = Netns::new("own")?;
+    let dir = tempfile::tempdir()?;
+    let path = |name: &str| dir.path().join(name);
+    let port = |kind: &str, keys: &str| format!("{kind}:{}{keys}", path(kind).display());
+    let ports = [
+        port("stream", ",owner=nobody"),
+        port("dgram", ",owner=65534"),
+        port("vhost-user", ",owner=nobody,queues=2"),
+        format!("stream:{},owner=switch", path("root").display()),
+    ];
+    let switch = Switch::with_ports(&ns, &ports.each_ref().map(String::as_str))?;
+    for (name, owner) in [("stream", NOBODY), ("dgram", NOBODY), ("vhost-user", NOBODY), ("root", 0)] {
+        let found = std::fs::symlink_metadata(path(name))?;
+        ensure!((found.uid(), found.mode() & 0o7777) == (owner, 0o600), "{name}: {found:?}");
+    }
+    let spec = format!("stream:{},owner=no-such-user", path("x").display());
+    let unknown = switch.client(&["port", "add", &spec])?;
+    ensure!(!unknown.status.success() && !path("x").exists(), "{unknown:?}");
+    switch.stop()?;
     Ok(())
 }
 

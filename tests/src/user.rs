@@ -16,7 +16,7 @@ use crate::netns::run;
 use crate::process::binary;
 
 /// `nobody` and `nogroup`, which own nothing.
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// The user; his home goes with this.
 #[derive(Debug)]
@@ -41,6 +41,16 @@ impl Ordinary {
         for dir in ["run", "state", "data"] {
             user.make_dir(dir)?;
         }
+        Ok(user)
+    }
+
+    /// Root, where the tests have that right, with a home like the others'.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn root() -> Result<Ordinary> {
+        let mut user = Ordinary::new()?;
+        user.uid = None;
         Ok(user)
     }
 

@@ -20,7 +20,7 @@ use super::{print, print_json};
 pub fn run(target: &Target, disks: bool, grace: Duration) -> Result<()> {
     let Some(store) = target.store()? else { return nothing(target, disks) };
     let places = target.roots.lab(&store.state.lab);
-    runner::private_directory(&places.run)?;
+    runner::run_directory(&places.run, &target.user)?;
     let lock = Lock::take(&places.lock())?;
     // It may have changed while nobody held the lock.
     let Some(store) = target.store()? else {

@@ -48,7 +48,7 @@ pub fn run(target: &Target, args: &InstallArgs) -> Result<()> {
     let dialogue = args.dialogue.as_deref().map(|path| read_dialogue(path, &guest)).transpose()?;
     let done = args.done.as_deref().map(Regex::new).transpose().context("--done")?;
 
-    runner::private_directory(&places.run)?;
+    runner::run_directory(&places.run, &target.user)?;
     runner::private_directory(&places.state)?;
     let _lock = Lock::take(&places.lock())?;
     if let Some(store) = Store::load(&places.state_file())? {

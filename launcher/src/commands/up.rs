@@ -34,7 +34,7 @@ const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 pub fn run(target: &Target, keep: bool, recreate: bool) -> Result<()> {
     let (lab, file) = target.lab()?;
     let places = target.roots.lab(&lab.name);
-    runner::private_directory(&places.run)?;
+    runner::run_directory(&places.run, &target.user)?;
     runner::private_directory(&places.state)?;
     let lock = Lock::take(&places.lock())?;
     let mut machine = Machine::new(target.user.clone());

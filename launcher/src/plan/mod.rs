@@ -67,6 +67,8 @@ pub enum Step {
     Directory {
         /// Its path.
         path: PathBuf,
+        /// Who knows a name in it may use it, as far as the file allows.
+        passable: bool,
     },
     /// A pair of ssh keys, made under another name and renamed when whole.
     Key {
@@ -158,11 +160,6 @@ pub enum PlanError {
         /// Why there can be none.
         why: String,
     },
-    /// QEMU gives root up, and then may not reach root's socket.
-    #[error(
-        "guest {0}: link dgram is for QEMU with one user's rights from start to end: run vlab as an ordinary user, or choose another `link`"
-    )]
-    DgramAsRoot(String),
 }
 
 /// The steps that bring `lab` up. A guest without `autostart` has its port on
@@ -185,7 +182,7 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
     if lab.guests.iter().any(kept) && places.data != places.state {
         directories.push(places.data.clone());
     }
-    steps.extend(directories.into_iter().map(|path| Step::Directory { path }));
+    steps.extend(directories.into_iter().map(|path| directory_step(path, facts)));
     steps.extend(told::key_step(lab, facts));
     for guest in &lab.guests {
         steps.extend(told::steps(lab, guest, facts));
@@ -203,7 +200,7 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
         let links = guest.nics.iter().map(|nic| Attachment::of(lab, guest, nic, facts));
         let links: Vec<Attachment> = links.collect();
         for link in &links {
-            link.check(&guest.name, &facts.qemu, &facts.user)?;
+            link.check(&facts.qemu)?;
         }
         check_sockets(places, &guest.name, &links)?;
         if guest.autostart || facts.started.contains(&guest.name) {
@@ -224,7 +221,7 @@ pub fn install(lab: &Lab, guest: &Guest, facts: &Facts, install: &Install) -> Re
     if guest.firmware == Firmware::Uefi && places.data != places.state {
         directories.push(places.data.clone());
     }
-    let mut steps: Vec<Step> = directories.into_iter().map(|path| Step::Directory { path }).collect();
+    let mut steps: Vec<Step> = directories.into_iter().map(|path| directory_step(path, facts)).collect();
     steps.extend(variables_step(guest, facts));
     if let Some(user_data) = &install.seed {
         let files = vec![
@@ -236,6 +233,11 @@ pub fn install(lab: &Lab, guest: &Guest, facts: &Facts, install: &Install) -> Re
     check_sockets(places, &guest.name, &[])?;
     steps.push(guest_step(lab, guest, (&[], Some(install)), facts));
     Ok(steps)
+}
+
+fn directory_step(path: PathBuf, facts: &Facts) -> Step {
+    let passable = path == facts.places.run && facts.user.has_passable_run();
+    Step::Directory { path, passable }
 }
 
 fn check_sockets(places: &Places, guest: &str, links: &[Attachment]) -> Result<(), PlanError> {

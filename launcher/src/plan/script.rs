@@ -18,7 +18,9 @@ pub fn script(steps: &[Step]) -> String {
     for step in steps {
         // Writing to a String cannot fail.
         let _ = match step {
-            Step::Directory { path: it } => writeln!(text, "mkdir -p -m 700 {}", path(it)),
+            Step::Directory { path: it, passable } => {
+                writeln!(text, "mkdir -p -m {} {}", if *passable { 711 } else { 700 }, path(it))
+            }
             Step::Key { path: it, part, command } => writeln!(
                 text,
                 "{} && mv -n {} {} && mv -n {} {}",

@@ -36,7 +36,7 @@ fn string(text: &str) -> String {
 /// host's own.
 fn ports(lab: &Lab, network: &Network, facts: &Facts) -> Vec<(String, PortRecord)> {
     let guests = members(lab, network).map(|(guest, nic)| {
-        let spec = Attachment::of(lab, guest, nic, facts).spec();
+        let spec = Attachment::of(lab, guest, nic, facts).spec(&facts.user);
         (names::numbered(&guest.name, nic.index), PortRecord { spec, mtu: network.mtu })
     });
     let host = host_leg::port(facts.user.uid, lab, network);

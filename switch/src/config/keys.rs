@@ -61,6 +61,8 @@ const RECORDER_MAX: u64 = 64 << 30;
 
 /// The word for a `dgram:` port's peer that is not said beforehand.
 const ANYBODY: &str = "auto";
+/// The word for a socket that is the switch's owner's.
+const OWNER_OF_SWITCH: &str = "switch";
 /// The word for a `tap:` port without an address of the host's.
 const NO_ADDRESS: &str = "none";
 /// The most queue pairs of a vhost-user port.
@@ -70,9 +72,9 @@ const QUEUES_MAX: u32 = crate::port::QUEUES_MAX;
 const fn kind_keys(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Tap => &["offloads", "address"],
-        Kind::Stream => &["mode"],
-        Kind::Dgram => &["peer"],
-        Kind::VhostUser => &["queues", "mode"],
+        Kind::Stream => &["mode", "owner"],
+        Kind::Dgram => &["peer", "owner"],
+        Kind::VhostUser => &["queues", "mode", "owner"],
         Kind::Auto | Kind::Netdev => &[],
     }
 }
@@ -146,6 +148,13 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
                 return Err(Fault::new(format!("`peer` cannot be `{}`", path.escape_debug()), fix));
             }
         }
+        "owner" if is_port_key(key, port.spec.kind) => {
+            if *value == Value::from(OWNER_OF_SWITCH) {
+                port.spec.options.remove(key);
+            } else {
+                port.spec.options.insert(key.to_owned(), owner(value)?.to_string());
+            }
+        }
         "queues" if is_port_key(key, port.spec.kind) => {
             let queues = value.number(key, 1..=QUEUES_MAX)?;
             port.spec.options.insert(key.to_owned(), queues.to_string());
@@ -182,6 +191,9 @@ impl PortConfig {
                 "queues" => Value::Number(set.and_then(|text| text.parse().ok()).unwrap_or(1)),
                 "mode" => Value::from(set.unwrap_or("server")),
                 "peer" => Value::from(set.unwrap_or(ANYBODY)),
+                "owner" => {
+                    set.and_then(|text| text.parse().ok()).map_or(Value::from(OWNER_OF_SWITCH), Value::Number)
+                }
                 "address" => Value::from(set.unwrap_or(NO_ADDRESS)),
                 _ => Value::Bool(set.unwrap_or("on") == "on"),
             };
@@ -318,6 +330,7 @@ mod tests {
              transparent=on,takeover=on,max_macs=64",
             "vhost-user:/run/x/a.sock",
             "vhost-user:/run/x/a.sock,queues=2,mode=client,name=b",
+            "stream:/run/a.sock,owner=65534",
         ] {
             let port = port_of_spec(text).unwrap();
             assert_eq!(port_of_spec(&port.to_string()), Ok(port.clone()), "{port}");

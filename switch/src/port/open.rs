@@ -321,14 +321,21 @@ fn give_address(rtnl: &mut Rtnl, to: &Interface, address: (IpAddr, u8)) -> Resul
     })
 }
 
+/// Whose the file of a port's socket is to be, which says who may connect.
+pub(super) fn socket_owner(spec: &PortSpec, options: &OpenOptions) -> Result<u32, OpenError> {
+    let Some(text) = spec.options.get("owner") else { return Ok(options.owner) };
+    text.parse().map_err(|_| OpenError::Option(format!("owner={text}: write a uid")))
+}
+
 /// A socket's peer comes later, or is found by the first look.
 fn open_socket(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError> {
     let path = Path::new(&spec.target);
     let option = |key: &str| spec.options.get(key).map(String::as_str);
+    let owner = socket_owner(spec, options)?;
     let endpoint = match (spec.kind, option("mode")) {
-        (Kind::Dgram, _) => Endpoint::dgram(path, option("peer").map(Path::new), options.owner),
+        (Kind::Dgram, _) => Endpoint::dgram(path, option("peer").map(Path::new), owner),
         (_, Some("client")) => Ok(Endpoint::client(path)),
-        (_, None | Some("server")) => Endpoint::server(path, options.owner),
+        (_, None | Some("server")) => Endpoint::server(path, owner),
         (_, Some(other)) => {
             return Err(OpenError::Option(format!("mode={other}: write server or client")));
         }

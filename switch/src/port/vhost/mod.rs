@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{Device, Side};
+use super::open::socket_owner;
 use super::socket_file::SocketFileError;
 use super::{Link, Offloads, OpenError, OpenOptions, Opened, PortSpec};
 use call::Bell;
@@ -87,7 +88,7 @@ pub(super) fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, Ope
     let place = if is_client {
         Place::Client(path.to_owned())
     } else {
-        Place::Server(Socket::bind(path, options.owner).map_err(refused)?)
+        Place::Server(Socket::bind(path, socket_owner(spec, options)?).map_err(refused)?)
     };
     let alarm: OwnedFd =
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| os(errno.into()))?;
