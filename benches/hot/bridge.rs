@@ -34,6 +34,32 @@ fn known_unicast(c: &mut Criterion) {
     group.finish();
 }
 
+/// Known unicast of stations that are seldom heard: nearly each frame is the first
+/// in a tick from its source, and puts it in the order of ages anew.
+fn seldom_heard(c: &mut Criterion) {
+    let mut group = c.benchmark_group("seldom_heard");
+    group.throughput(Throughput::Elements(1));
+    for macs in [10_000, 1_000_000] {
+        let mut rig = Rig::with_stations(16, macs, time);
+        let mut left = 0;
+        group.bench_function(BenchmarkId::new("16_ports", macs), |b| {
+            b.iter_custom(|frames| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..frames.div_ceil(BURST as u64) {
+                    if left == 0 {
+                        rig.pass(Duration::from_secs(5));
+                        left = macs / 8 / BURST;
+                    }
+                    left -= 1;
+                    spent += rig.unicast(BURST as u64);
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
 fn new_stations(c: &mut Criterion) {
     let mut group = c.benchmark_group("new_stations");
     group.throughput(Throughput::Elements(1));
@@ -119,6 +145,6 @@ fn colliding(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
-    targets = known_unicast, new_stations, flood, sweep, colliding
+    targets = known_unicast, seldom_heard, new_stations, flood, sweep, colliding
 }
 criterion_main!(benches);

@@ -85,6 +85,11 @@ impl Rig {
         self.meter = meter;
     }
 
+    /// Lets time pass in which nothing is sent.
+    pub fn pass(&mut self, time: Duration) {
+        self.spent += time;
+    }
+
     /// Lets every one of `macs` speak once, on one port after the other.
     pub fn teach(&mut self, macs: impl Iterator<Item = MacAddr>) {
         let ports = self.stations.len();

@@ -119,6 +119,23 @@ impl Order {
         self.free = node;
     }
 
+    /// Loads a node; see `Index::touch`.
+    #[inline]
+    pub fn touch(&self, node: u32) {
+        std::hint::black_box(self.nodes[node as usize].prev);
+    }
+
+    /// Loads the neighbours of a node that was loaded before.
+    #[inline]
+    pub fn touch_neighbours(&self, node: u32) {
+        let Node { prev, next, .. } = self.nodes[node as usize];
+        for neighbour in [prev, next] {
+            if let Some(node) = self.nodes.get(neighbour as usize) {
+                std::hint::black_box(node.prev);
+            }
+        }
+    }
+
     /// Makes a node the youngest of another list, or again of its own.
     pub fn relink(&mut self, from: (Class, PortId), to: (Class, PortId), node: u32) {
         self.unlink(from.0, from.1, node);

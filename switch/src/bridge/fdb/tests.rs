@@ -257,3 +257,44 @@ fn no_pattern_of_addresses_lies_unevenly() {
         }
     }
 }
+
+#[test]
+fn the_order_is_loaded_ahead_of_those_refreshes_that_change_it() {
+    let mut fdb = table(10);
+    learn(&mut fdb, 1, 0, 10);
+    learn(&mut fdb, 2, 0, 10);
+    let (one, two, stranger) = (key(&fdb, 1), key(&fdb, 2), key(&fdb, 3));
+    let fixed = key(&fdb, 4);
+    fdb.set_fixed(fixed, EntryKind::Static, PortId::new(0), 10).unwrap();
+    // A tick has 32,768 ms.
+    assert_eq!(fdb.touch_order(one, 32_767), None, "the same tick");
+    assert_eq!(fdb.touch_order(one, 32_768), Some(0));
+    assert_eq!(fdb.touch_order(two, 32_768), Some(1));
+    assert_eq!(fdb.touch_order(stranger, 32_768), None);
+    assert_eq!(fdb.touch_order(fixed, 32_768), None, "static entries stay where they are");
+    for node in [0, 1] {
+        fdb.touch_neighbours(node);
+    }
+    learn(&mut fdb, 1, 0, 32_768);
+    assert_eq!(fdb.touch_order(one, 32_769), None, "it is in its place already");
+}
+
+#[test]
+fn the_order_is_loaded_ahead_only_of_many_changes_in_a_large_table() {
+    for (stations, relinks, expected) in [
+        (NODES_NEAR + 1, RELINKS_MANY, true),
+        (NODES_NEAR + 1, RELINKS_MANY - 1, false),
+        (NODES_NEAR, RELINKS_MANY, false),
+    ] {
+        let mut fdb = table(100_000);
+        for mac in 1..=u64::from(stations) {
+            learn(&mut fdb, mac, 0, 0);
+        }
+        assert!(!fdb.is_reordering(), "new stations change no order");
+        for mac in 1..=u64::from(relinks) {
+            learn(&mut fdb, mac, 0, 40_000);
+        }
+        assert_eq!(fdb.is_reordering(), expected, "{stations} stations, {relinks} relinks");
+        assert!(!fdb.is_reordering(), "each burst is judged by the one before alone");
+    }
+}
