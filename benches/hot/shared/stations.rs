@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use vswitch::bridge::{BURST, Bridge, PortId, PortSettings, Settings, Time, Verdict};
 use vswitch::frame::{Frame, MacAddr};
 use vswitch::offload::VnetHeader;
+use vswitch::port::ask_for_huge_pages;
 
 /// splitmix64: the same frames in each run.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ impl Rig {
     pub fn new(ports: usize, fdb_size: u32, meter: Meter) -> Rig {
         let settings = Settings { fdb_size, ..Settings::default() };
         let mut bridge = Bridge::new(settings, [0x5bd1_e995_7b7d_159c, 0xc2b2_ae3d_27d4_eb4f]);
+        // As the engine does with its own.
+        ask_for_huge_pages(bridge.fdb_memory());
         for number in 0..ports {
             bridge.add_port(port(number), PortSettings::default());
             bridge.set_link(port(number), true);

@@ -1,6 +1,7 @@
 //! Everything about a [`Bridge`] that is not a frame: ports, settings, the
 //! operator's view of the FDB, and the sweep.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{
@@ -171,6 +172,12 @@ impl Bridge {
     /// Number of learned entries of `port`, counted as by [`fdb_len`](Self::fdb_len).
     pub fn fdb_dynamic_len(&self, port: PortId) -> u32 {
         self.fdb.dynamic_len(port)
+    }
+
+    /// Where the FDB lies in memory, until it is resized: for whoever can have it
+    /// laid where it is found faster.
+    pub fn fdb_memory(&self) -> [Range<*const u8>; 2] {
+        self.fdb.memory()
     }
 
     /// How evenly the hash spreads the entries. Reads the whole table.

@@ -40,7 +40,7 @@ use mio::{Events, Poll, Token, Waker};
 use std::sync::Arc;
 
 use crate::bridge::{Bridge, PORTS_MAX, PortId, PortSet, Settings, Taken, Time};
-use crate::port::{Burst, FastTable, Fault, Finisher, Link, Losses, Port, Rx, Slots};
+use crate::port::{Burst, FastTable, Fault, Finisher, Link, Losses, Port, Rx, Slots, ask_for_huge_pages};
 use clock::Clock;
 use fast::Fast;
 use forward::Forwarding;
@@ -117,9 +117,11 @@ impl Engine {
         let (notes, notes_out) = crossbeam_channel::bounded(tell::CHANNEL_LEN);
         let clock = Clock::start();
         let (observer, observation) = observe::seam();
+        let bridge = Bridge::new(settings, secret);
+        ask_for_huge_pages(bridge.fdb_memory());
         let engine = Engine {
             poll,
-            bridge: Bridge::new(settings, secret),
+            bridge,
             ports: (0..PORTS_MAX).map(|_| None).collect(),
             ready: PortSet::EMPTY,
             slots: Slots::new(),

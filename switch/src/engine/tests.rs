@@ -3,11 +3,11 @@
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::bridge::{DropReason, PortCounters, PortSettings, Refusal};
+use crate::bridge::{DropReason, FDB_SIZE_MAX, PortCounters, PortSettings, Refusal};
 use crate::frame::FRAME_MIN;
 use crate::offload::{GSO_TCPV4, NEEDS_CSUM, VnetHeader};
-use crate::port::Offloads;
 use crate::port::memory::{MemoryHandle, Sample, memory};
+use crate::port::{Offloads, is_advised};
 
 const LINK: Link = Link { up: true, mtu: 1500, offloads: Offloads::ALL };
 
@@ -270,4 +270,15 @@ fn stopping_forwards_what_has_arrived() {
     assert_eq!(closed.snapshot.ports[0].counters.rx, 500);
     assert_eq!(rig.ports[1].take_sent().len(), 500);
     assert!(rig.handle.ask(|reply| Command::Read { reply }).is_err(), "the data thread has ended");
+}
+
+#[test]
+fn the_largest_table_lies_in_huge_pages() {
+    let settings = Settings { fdb_size: FDB_SIZE_MAX, ..Settings::default() };
+    let (engine, _handle) = Engine::new(settings, tuning(), [1, 2], None).unwrap();
+    for memory in engine.bridge.fdb_memory() {
+        let middle = memory.start.wrapping_add((memory.end.addr() - memory.start.addr()) / 2);
+        // None where the kernel has no huge pages.
+        assert_ne!(is_advised(middle), Some(false));
+    }
 }

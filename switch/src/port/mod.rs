@@ -15,6 +15,7 @@ mod endpoint;
 mod error;
 mod fast;
 mod finish;
+mod huge;
 mod iov;
 mod isolate;
 mod leftover;
@@ -41,6 +42,9 @@ pub use endpoint::{Endpoint, Visit};
 pub use error::OpenError;
 pub use fast::{FastFace, FastPath, FastTable, Passed, Slot};
 pub use finish::{Finished, Finisher, as_is, gather};
+pub use huge::ask_for_huge_pages;
+#[cfg(test)]
+pub(crate) use huge::is_advised;
 pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
 pub use open::{OpenOptions, Opened, exists, open};

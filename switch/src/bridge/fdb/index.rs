@@ -14,6 +14,8 @@
 //! Deliberately absent: growth (the table has its final size from the start),
 //! and iteration (its order would depend on the secret).
 
+use std::ops::Range;
+
 use super::{EntryKind, Lent, Spread};
 use crate::bridge::PortId;
 use crate::frame::{MacAddr, VlanId};
@@ -262,6 +264,12 @@ impl Index {
 
     fn distance(&self, from: usize, to: usize) -> usize {
         to.wrapping_sub(from) & self.mask()
+    }
+
+    /// Where all of it lies.
+    pub fn memory(&self) -> Range<*const u8> {
+        let Range { start, end } = self.lines.as_ptr_range();
+        start.cast()..end.cast()
     }
 
     pub fn spread(&self) -> Spread {

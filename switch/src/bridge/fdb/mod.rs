@@ -32,6 +32,7 @@ use index::{Index, Slot, address};
 use order::{Class, Order};
 use plan::Plan;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::PortId;
@@ -394,6 +395,11 @@ impl Fdb {
 
     pub fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// Where what grows with its size lies.
+    pub fn memory(&self) -> [Range<*const u8>; 2] {
+        [self.index.memory(), self.order.memory()]
     }
 
     pub fn spread(&self) -> Spread {

@@ -4,6 +4,8 @@
 //! Deliberately absent: the entries' stamps and any rule; lists only keep the
 //! order that `fdb` tells them.
 
+use std::ops::Range;
+
 use crate::bridge::{PORTS_MAX, PortId};
 
 const NONE: u32 = u32::MAX;
@@ -88,6 +90,12 @@ impl Order {
     pub fn nodes_len(&self) -> u32 {
         // At most 1,048,575 nodes.
         u32::try_from(self.nodes.len()).unwrap_or(NONE)
+    }
+
+    /// Where all nodes that there can be lie.
+    pub fn memory(&self) -> Range<*const u8> {
+        let start = self.nodes.as_ptr();
+        start.cast()..start.wrapping_add(self.nodes.capacity()).cast()
     }
 
     /// The key that `node` has, or had before it was given back.
