@@ -41,17 +41,13 @@ fn seldom_heard(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for macs in [10_000, 1_000_000] {
         let mut rig = Rig::with_stations(16, macs, time);
-        let mut left = 0;
         group.bench_function(BenchmarkId::new("16_ports", macs), |b| {
             b.iter_custom(|frames| {
-                let mut spent = Duration::ZERO;
-                for _ in 0..frames.div_ceil(BURST as u64) {
-                    if left == 0 {
-                        rig.pass(Duration::from_secs(5));
-                        left = macs / 8 / BURST;
-                    }
-                    left -= 1;
-                    spent += rig.unicast(BURST as u64);
+                let (mut left, mut spent) = (frames, Duration::ZERO);
+                while left > 0 {
+                    let some = left.min(macs as u64 / 8);
+                    spent += rig.seldom(some);
+                    left -= some;
                 }
                 spent
             });

@@ -56,6 +56,9 @@ pub struct Rig {
 /// that each is put in the order of ages once, as traffic makes it in a tick.
 const TAUGHT: Time = Time::from_secs(10);
 
+/// More than a tick.
+const SELDOM: Duration = Duration::from_secs(5);
+
 /// An Ethernet header.
 pub type Header = [u8; 14];
 
@@ -88,11 +91,6 @@ impl Rig {
         self.meter = meter;
     }
 
-    /// Lets time pass in which nothing is sent.
-    pub fn pass(&mut self, time: Duration) {
-        self.spent += time;
-    }
-
     /// Lets every one of `macs` speak once, on one port after the other.
     pub fn teach(&mut self, macs: impl Iterator<Item = MacAddr>) {
         let ports = self.stations.len();
@@ -102,6 +100,26 @@ impl Rig {
             let frame = Frame::new(&head, &[], VnetHeader::PLAIN);
             self.bridge.forward(Time::START, port(number % ports), &frame);
         }
+    }
+
+    /// Lets every station speak once more now, so that none is put in the order of ages
+    /// by what is measured in the same tick.
+    pub fn hear_all(&mut self) {
+        let now = TAUGHT.after(self.spent);
+        for (number, stations) in self.stations.iter().enumerate() {
+            for mac in stations {
+                // To itself: it is learned, and goes nowhere.
+                let head = header(*mac, *mac);
+                self.bridge.forward(now, port(number), &Frame::new(&head, &[], VnetHeader::PLAIN));
+            }
+        }
+    }
+
+    /// Time of at least `frames` frames of known unicast, nearly all of which are the
+    /// first of their sources in a tick. Let `frames` be few beside the stations.
+    pub fn seldom(&mut self, frames: u64) -> Duration {
+        self.spent += SELDOM;
+        self.unicast(frames)
     }
 
     /// Time of one burst with the headers that `head` makes.

@@ -16,6 +16,8 @@ const FDB_SIZE: u32 = 1_048_575;
 const STATIONS: [usize; 3] = [10, 10_000, 1_000_000];
 const PORTS: [usize; 3] = [2, 16, 256];
 
+/// Stations of whom nearly each frame is the first in a tick.
+const SELDOM: &str = "known unicast, 256 ports, 1000000 stations, each seldom heard";
 const LEARNED: &str = "new stations learned";
 const SWEPT: &str = "sweep of aged stations, an entry";
 
@@ -32,7 +34,7 @@ pub(super) fn cases() -> Vec<String> {
     let unicast = |ports: usize| STATIONS.map(|stations| unicast_case(ports, stations));
     let mut cases: Vec<String> = PORTS.into_iter().flat_map(unicast).collect();
     cases.extend(PORTS.map(flood_case));
-    cases.extend([LEARNED, SWEPT].map(String::from));
+    cases.extend([SELDOM, LEARNED, SWEPT].map(String::from));
     cases
 }
 
@@ -46,6 +48,9 @@ pub(crate) fn all(effort: Effort<'_>) -> Result<Vec<Figure>> {
                 figures.push(known(case, ports, stations, effort)?);
             }
         }
+    }
+    if effort.wants(SELDOM) {
+        figures.push(seldom(effort)?);
     }
     if effort.wants(LEARNED) {
         figures.push(learned(effort)?);
@@ -88,8 +93,18 @@ fn repeat(effort: Effort<'_>, mut step: impl FnMut() -> (u64, Duration)) -> Resu
 
 fn known(case: String, ports: usize, stations: usize, effort: Effort<'_>) -> Result<Figure> {
     let mut rig = Rig::with_stations(ports, stations, time);
+    // A run is far shorter than it takes until all have been heard: it begins in the
+    // middle of a tick.
+    rig.hear_all();
     let each = repeat(effort, || (BURST as u64, rig.unicast(BURST as u64)))?;
     Ok(Figure::new(case, Unit::Nanoseconds, each))
+}
+
+fn seldom(effort: Effort<'_>) -> Result<Figure> {
+    let mut rig = Rig::with_stations(256, 1_000_000, time);
+    let frames = 1000 * BURST as u64;
+    let each = repeat(effort, || (frames, rig.seldom(frames)))?;
+    Ok(Figure::new(SELDOM, Unit::Nanoseconds, each))
 }
 
 fn learned(effort: Effort<'_>) -> Result<Figure> {
