@@ -122,22 +122,61 @@ pub fn interface(out: &mut Vec<u8>, name: &str, description: &str, filter: &str,
     block.close_options(out);
 }
 
-/// Writes a frame.
+/// Writes a frame. There are millions a second: lengths are known beforehand, and
+/// what is always there is written at once.
 pub fn frame(out: &mut Vec<u8>, record: &FrameRecord<'_>) {
-    let block = Open::new(out, FRAME);
-    put_u32(out, record.interface);
-    put_date(out, record.date_ns);
-    put_u32(out, len_u32(record.bytes.len()));
-    put_u32(out, record.len);
-    out.extend_from_slice(record.bytes);
-    pad(out);
-    option(out, FRAME_FLAGS, &(record.way as u32).to_ne_bytes());
-    option(out, FRAME_ID, &record.id.to_ne_bytes());
-    if record.drops > 0 {
-        option(out, FRAME_DROPS, &record.drops.to_ne_bytes());
+    let FrameRecord { interface, date_ns, len, bytes, way, id, drops, comment } = *record;
+    let comment = &comment.as_bytes()[..comment.len().min(OPTION_MAX)];
+    let options = FLAGS_AND_ID + if drops > 0 { 12 } else { 0 } + 4 + padded(comment.len()) + 4;
+    let whole = len_u32(FRAME_HEAD + padded(bytes.len()) + options + 4);
+    out.reserve(whole as usize);
+    let mut head = [0; FRAME_HEAD];
+    let [high, low] = halves(date_ns);
+    let words = [FRAME, whole, interface, high, low, len_u32(bytes.len()), len];
+    for (to, word) in head.as_chunks_mut().0.iter_mut().zip(words) {
+        *to = word.to_ne_bytes();
     }
-    option(out, OPT_COMMENT, record.comment.as_bytes());
-    block.close_options(out);
+    out.extend_from_slice(&head);
+    out.extend_from_slice(bytes);
+    pad_behind(out, bytes.len());
+    let mut options = [0; FLAGS_AND_ID];
+    let (flags, rest) = options.split_at_mut(8);
+    put_option_head(flags, FRAME_FLAGS, 4);
+    flags[4..].copy_from_slice(&(way as u32).to_ne_bytes());
+    put_option_head(rest, FRAME_ID, 8);
+    rest[4..].copy_from_slice(&id.to_ne_bytes());
+    out.extend_from_slice(&options);
+    if drops > 0 {
+        option(out, FRAME_DROPS, &drops.to_ne_bytes());
+    }
+    put_u16(out, OPT_COMMENT);
+    // It is no longer than that.
+    put_u16(out, u16::try_from(comment.len()).unwrap_or(u16::MAX));
+    out.extend_from_slice(comment);
+    pad_behind(out, comment.len());
+    // The end of options, which is all zeroes.
+    put_u32(out, u32::from(OPT_END));
+    put_u32(out, whole);
+}
+
+/// What a frame's bytes stand behind.
+const FRAME_HEAD: usize = 28;
+
+/// Two options that each frame has.
+const FLAGS_AND_ID: usize = 8 + 12;
+
+const fn padded(len: usize) -> usize {
+    len.next_multiple_of(4)
+}
+
+/// Pads what has `len` bytes.
+fn pad_behind(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&[0; 3][..padded(len) - len]);
+}
+
+fn put_option_head(out: &mut [u8], code: u16, len: u16) {
+    out[..2].copy_from_slice(&code.to_ne_bytes());
+    out[2..4].copy_from_slice(&len.to_ne_bytes());
 }
 
 /// Writes the totals of an interface from `start_ns` to `end_ns`.
@@ -236,8 +275,13 @@ fn put_u64(out: &mut Vec<u8>, value: u64) {
 
 /// A date, its high half first whatever the byte order.
 fn put_date(out: &mut Vec<u8>, date: u64) {
-    put_u32(out, u32::try_from(date >> 32).unwrap_or(u32::MAX));
-    put_u32(out, u32::try_from(date & u64::from(u32::MAX)).unwrap_or(u32::MAX));
+    let [high, low] = halves(date);
+    put_u32(out, high);
+    put_u32(out, low);
+}
+
+fn halves(date: u64) -> [u32; 2] {
+    [date >> 32, date & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(u32::MAX))
 }
 
 fn pad(out: &mut Vec<u8>) {
@@ -343,6 +387,42 @@ mod tests {
             }
             assert_eq!(kinds, [SECTION, INTERFACE, FRAME, STATE, STATISTICS]);
             assert!(blocks.is_between_blocks());
+        }
+    }
+
+    /// What is written at once is what its parts would be, one after the other.
+    #[test]
+    fn frames_of_all_lengths_are_blocks_with_their_options() {
+        for (len, drops) in (0..9u8).flat_map(|len| [(len, 0), (len, 7)]) {
+            let bytes = vec![len; len.into()];
+            let comment = &"to tap12"[..usize::from(8 - len)];
+            let date_ns = 0x1234_5678_9abc_def0;
+            let way = Way::Outbound;
+            let record =
+                FrameRecord { interface: 3, date_ns, len: 1514, bytes: &bytes, way, id: 9, drops, comment };
+            // Behind another, whose length is no matter.
+            let (mut written, mut expected) = (vec![1; 4 * usize::from(len)], vec![1; 4 * usize::from(len)]);
+            frame(&mut written, &record);
+
+            let block = Open::new(&mut expected, FRAME);
+            for word in [3, 0x1234_5678, 0x9abc_def0, u32::from(len), 1514] {
+                put_u32(&mut expected, word);
+            }
+            let put_padded = |out: &mut Vec<u8>, bytes: &[u8]| {
+                out.extend_from_slice(bytes);
+                out.resize(out.len() + bytes.len().next_multiple_of(4) - bytes.len(), 0);
+            };
+            put_padded(&mut expected, &bytes);
+            let flags = u32::from(2u8).to_ne_bytes();
+            let (id, drops_bytes) = (9u64.to_ne_bytes(), drops.to_ne_bytes());
+            let options = [(2, &flags[..]), (5, &id), (4, &drops_bytes), (1, comment.as_bytes())];
+            for (code, value) in options.into_iter().filter(|(code, _)| *code != 4 || drops > 0) {
+                put_u16(&mut expected, code);
+                put_u16(&mut expected, u16::try_from(value.len()).unwrap());
+                put_padded(&mut expected, value);
+            }
+            block.close_options(&mut expected);
+            assert_eq!(written, expected, "{len} bytes, {drops} drops");
         }
     }
 
