@@ -59,6 +59,8 @@ pub struct Session {
     is_late: bool,
     /// More is told than there is time to put into words.
     is_behind: bool,
+    /// Frames wait for its reader, so that the data thread may have had no room for others.
+    is_holding_up: bool,
     written: u64,
     /// Changes that were not told, or not written for want of room.
     changes_missed: u64,
@@ -95,6 +97,7 @@ impl Session {
             since: Time::START,
             is_late: false,
             is_behind: false,
+            is_holding_up: false,
             written: 0,
             changes_missed: 0,
             why: String::new(),
@@ -179,6 +182,12 @@ impl Session {
         self.written
     }
 
+    /// What came of frames dropped at interface `number`.
+    #[cfg(test)]
+    pub fn dropped_of(&self, number: usize) -> state::Sums {
+        self.interfaces[number].sums[Kind::Dropped as usize]
+    }
+
     /// Records that were wanted and are not written, whatever the reason.
     pub fn missed(&self) -> u64 {
         self.interfaces.iter().flat_map(|interface| &interface.sums).map(|sums| sums.lost + sums.slow).sum()
@@ -261,15 +270,30 @@ impl Session {
         true
     }
 
+    /// Frames wait until its reader has taken some more: what is not recorded meanwhile,
+    /// it was too slow for.
+    pub fn hold_up(&mut self) {
+        self.is_holding_up = true;
+    }
+
+    /// No frame waits any more.
+    pub fn catch_up(&mut self) {
+        self.is_holding_up = false;
+    }
+
     /// Notes frames that were not recorded, and how many changes were not told.
     pub fn lose(&mut self, lost: &[(PortId, Lost)], untold: u64) {
         self.changes_missed += untold;
+        // Whether a filter would have accepted them, nobody knows.
+        let is_slow = self.is_holding_up && self.spec.filter.is_none();
+        self.is_holding_up &= lost.is_empty();
         for (id, Lost { forwarded, dropped, sent, refused }) in lost {
             let Some(number) = self.by_port[id.index()] else { continue };
             let interface = &mut self.interfaces[number as usize];
             for (kind, more) in [*forwarded, *dropped, *sent, *refused].into_iter().enumerate() {
                 if self.spec.kinds[kind] {
-                    interface.sums[kind].lost += more;
+                    let sums = &mut interface.sums[kind];
+                    *(if is_slow { &mut sums.slow } else { &mut sums.lost }) += more;
                     interface.missed += more;
                 }
             }
@@ -278,14 +302,18 @@ impl Session {
 
     fn turn(&mut self, turn: &Turn<'_>) -> bool {
         let ingress = self.by_port[turn.ingress.index()];
-        for (index, seen) in (0u8..).zip(turn.frames) {
+        let mut described = None;
+        for (index, seen) in (0u8..).zip(turn.frames()) {
             let mut shot = Shot { turn, seen, id: turn.first_id + u64::from(index), accepted: None };
             let kind = match seen.story.verdict {
                 Verdict::Forward { .. } => Kind::Forwarded,
                 Verdict::Drop(_) => Kind::Dropped,
             };
             if let Some(interface) = ingress {
-                self.describe(turn.ingress, seen);
+                if described != Some(seen.sort) {
+                    self.describe(turn.ingress, &seen);
+                    described = Some(seen.sort);
+                }
                 let comment = std::mem::take(&mut self.comment.text);
                 let written = self.written;
                 let more = self.record(&mut shot, interface, kind, &comment);
@@ -338,8 +366,8 @@ impl Session {
     }
 
     /// Makes the comment on a frame that came in.
-    fn describe(&mut self, ingress: PortId, seen: &Seen) {
-        let of = Some((ingress, seen.story, seen.vnet));
+    fn describe(&mut self, ingress: PortId, seen: &Seen<'_>) {
+        let of = Some((ingress, *seen.story, *seen.vnet));
         if self.comment.of == of {
             return;
         }
@@ -369,12 +397,12 @@ impl Session {
         }
         sums.written += 1;
         self.written += 1;
-        let bytes = shot.turn.bytes(shot.seen);
+        let seen = shot.seen;
         let record = FrameRecord {
             interface,
             date_ns: self.epoch_ns + shot.turn.time.as_nanos(),
-            len: shot.seen.len,
-            bytes: cut(bytes, self.spec.snaplen),
+            len: seen.len,
+            bytes: cut(seen.bytes, self.spec.snaplen),
             way: match kind {
                 Kind::Forwarded | Kind::Dropped => Way::Inbound,
                 Kind::Sent | Kind::Refused => Way::Outbound,
@@ -383,7 +411,7 @@ impl Session {
             drops: std::mem::take(&mut held.missed),
             comment,
         };
-        if !self.write_finished(shot.seen, bytes, &record) {
+        if !self.write_finished(&seen, &record) {
             self.sink.append(|out| pcapng::frame(out, &record));
         }
         self.spec.count.is_none_or(|count| self.written < count)
@@ -391,14 +419,15 @@ impl Session {
 
     /// Writes a frame with its checksum complete, or its segments; false if it
     /// is to be written as it crossed.
-    fn write_finished(&mut self, seen: &Seen, bytes: &[u8], record: &FrameRecord<'_>) -> bool {
+    fn write_finished(&mut self, seen: &Seen<'_>, record: &FrameRecord<'_>) -> bool {
         let Some(finisher) = self.finisher.as_mut().filter(|_| !seen.vnet.is_plain()) else { return false };
-        if seen.captured_len < seen.len {
+        let Seen { bytes, vnet, len, .. } = *seen;
+        if bytes.len() < len as usize {
             return false;
         }
         let (head, rest) = bytes.split_at(bytes.len().min(HEAD_MAX));
         let rest = [Piece::from_slice(rest)];
-        let frame = Frame::new(head, &rest, seen.vnet);
+        let frame = Frame::new(head, &rest, *vnet);
         let Ok(finished) = finisher.finish(&frame, Offloads::NONE) else { return false };
         let mut drops = record.drops;
         for wire in finished.wires() {
@@ -453,7 +482,7 @@ impl Session {
 /// One frame, while its records are written.
 struct Shot<'s> {
     turn: &'s Turn<'s>,
-    seen: &'s Seen,
+    seen: Seen<'s>,
     id: u64,
     /// What the filter said, once it was asked.
     accepted: Option<bool>,
@@ -462,8 +491,8 @@ struct Shot<'s> {
 impl Shot<'_> {
     fn is_accepted(&mut self, filter: Option<&Program>) -> bool {
         let Some(filter) = filter else { return true };
-        let (turn, seen) = (self.turn, self.seen);
-        *self.accepted.get_or_insert_with(|| filter.accepts(turn.bytes(seen), seen.len))
+        let seen = self.seen;
+        *self.accepted.get_or_insert_with(|| filter.accepts(seen.bytes, seen.len))
     }
 }
 

@@ -11,8 +11,18 @@ use std::io::{self, Write};
 /// second that Wireshark takes to start.
 pub const WAITING_MAX: usize = 32 << 20;
 
+/// Room that most blocks find whole: 2,048 short frames and a copy of each are 0.6 MB.
+const ROOM: usize = 2 << 20;
+
 /// Bytes of a run, about.
 const RUN: usize = 128 << 10;
+
+/// What the last record of a run may need beyond that.
+const RUN_EXCESS: usize = 8 << 10;
+
+/// Empty runs that are kept: to allocate one for each 128 KiB takes longer than to
+/// fill it, for the kernel clears its pages every time.
+const SPARE_MAX: usize = 8;
 
 /// Runs of bytes, in order.
 #[derive(Debug, Default)]
@@ -21,13 +31,18 @@ pub struct Sink {
     /// Of the first run, so many have left.
     left: usize,
     len: usize,
-    spare: Option<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
 }
 
 impl Sink {
     /// Whether no more frames may be written now.
     pub fn is_full(&self) -> bool {
         self.len >= WAITING_MAX
+    }
+
+    /// Whether a block of frames might not find room for all of them.
+    pub fn is_nearly_full(&self) -> bool {
+        self.len + ROOM >= WAITING_MAX
     }
 
     /// Bytes that wait.
@@ -43,7 +58,8 @@ impl Sink {
     /// Has `write` append to what waits.
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.runs.back().is_none_or(|run| run.len() >= RUN) {
-            self.runs.push_back(self.spare.take().unwrap_or_default());
+            let run = self.spare.pop();
+            self.runs.push_back(run.unwrap_or_else(|| Vec::with_capacity(RUN + RUN_EXCESS)));
         }
         if let Some(run) = self.runs.back_mut() {
             let before = run.len();
@@ -72,7 +88,10 @@ impl Sink {
             self.left = 0;
             if let Some(mut run) = self.runs.pop_front() {
                 run.clear();
-                self.spare = Some(run);
+                // One that has grown for something rare is not kept.
+                if self.spare.len() < SPARE_MAX && run.capacity() == RUN + RUN_EXCESS {
+                    self.spare.push(run);
+                }
             }
         }
         Ok(())

@@ -52,13 +52,9 @@ impl Watch {
 impl Worth {
     fn is_in(&self, turn: &Turn<'_>) -> bool {
         match self {
-            Worth::Drop(reason) => {
-                turn.frames.iter().any(|seen| seen.story.verdict == Verdict::Drop(*reason))
-            }
+            Worth::Drop(reason) => turn.frames().any(|seen| seen.story.verdict == Verdict::Drop(*reason)),
             Worth::Refused(reason) => turn.refusals.iter().any(|(_, refusal)| refusal == reason),
-            Worth::Accepted(program) => {
-                turn.frames.iter().any(|seen| program.accepts(turn.bytes(seen), seen.len))
-            }
+            Worth::Accepted(program) => turn.frames().any(|seen| program.accepts(seen.bytes, seen.len)),
         }
     }
 }

@@ -33,12 +33,12 @@ impl Names for BTreeMap<PortId, String> {
 
 /// Writes what became of a frame that came in by `ingress`. If it is not written
 /// `as_it_crossed`, nothing in it is unfinished.
-pub fn frame(out: &mut String, seen: &Seen, ingress: PortId, names: &dyn Names, as_it_crossed: bool) {
+pub fn frame(out: &mut String, seen: &Seen<'_>, ingress: PortId, names: &dyn Names, as_it_crossed: bool) {
     if as_it_crossed && !seen.vnet.is_plain() {
         out.push_str(if seen.vnet.gso_type == GSO_NONE { "checksum unfinished; " } else { "super-frame; " });
     }
     // Writing to a String cannot fail.
-    let _ = write!(out, "{}", Comment { story: &seen.story, ingress, names });
+    let _ = write!(out, "{}", Comment { story: seen.story, ingress, names });
 }
 
 /// Writes what became of a copy that came in by `ingress`.

@@ -4,7 +4,9 @@
 //!
 //! It starts with the first capture and ends with the switch. It waits for
 //! nothing but its poll: something told, an order of the control thread, or a
-//! reader that can take more.
+//! reader that can take more. While frames are for readers alone and none of them has
+//! room, blocks stay here: to take them, only to count what is in them, would keep the
+//! data thread recording and the readers from their processor.
 //!
 //! Deliberately absent: formats (`session`, `pcapng`), and files, which the
 //! readers write.
@@ -111,6 +113,9 @@ struct Writer {
     recorder: Option<Recorder>,
     watch: Option<Watch>,
     clients: Vec<Client>,
+    /// Blocks that wait for a reader, since none of them has room. Meanwhile the data
+    /// thread runs out of empty ones, and need not record what nobody would get.
+    kept: VecDeque<Block>,
 }
 
 impl Writer {
@@ -119,7 +124,7 @@ impl Writer {
         while self.take_told() {
             self.write();
             self.observation.sleeper.doze();
-            let is_idle = self.observation.told.is_empty() && self.inbox.is_empty();
+            let is_idle = self.observation.told.is_empty() && self.inbox.is_empty() && !self.may_take_kept();
             let wait = if is_idle { self.wait() } else { Some(Duration::ZERO) };
             let polled = self.poll(&mut events, wait);
             self.observation.sleeper.rise();
@@ -222,17 +227,18 @@ impl Writer {
     fn take_told(&mut self) -> bool {
         // As many as there are blocks, then the readers get their turn.
         for _ in 0..BLOCKS {
+            self.take_kept();
             let told = self.observation.told.try_recv();
             // What was ordered before this was told is here by now.
             while let Ok(order) = self.inbox.try_recv() {
                 self.obey(order);
             }
+            // All but frames waits for no reader.
+            if !matches!(told, Ok(Told::Block(_)) | Err(TryRecvError::Empty)) {
+                self.take_all_kept();
+            }
             match told {
-                Ok(Told::Block(mut block)) => {
-                    self.take_block(&block);
-                    block.clear();
-                    let _ = self.observation.empty.try_send(block);
-                }
+                Ok(Told::Block(block)) => self.kept.push_back(block),
                 Ok(Told::Mark(mark)) => self.take_mark(&mark),
                 Ok(Told::Change { time, change }) => self.take_change(time, &change),
                 Ok(Told::Fdb { id, time, entries, next }) => {
@@ -242,10 +248,50 @@ impl Writer {
                         client.fdb_next = next;
                     }
                 }
-                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Empty) => {
+                    if self.kept.is_empty() {
+                        self.running().for_each(|client| client.session.catch_up());
+                    }
+                    return true;
+                }
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
+        true
+    }
+
+    /// Whether there is a block for a reader that has room, or for somebody who waits
+    /// for none.
+    fn may_take_kept(&self) -> bool {
+        !self.kept.is_empty() && !self.waits_for_readers()
+    }
+
+    /// Whether frames are for readers alone, and none of them has room.
+    fn waits_for_readers(&self) -> bool {
+        let has_no_room =
+            |client: &Client| client.stage == Stage::Running && client.session.sink.is_nearly_full();
+        self.recorder.is_none() && !self.clients.is_empty() && self.clients.iter().all(has_no_room)
+    }
+
+    /// Takes one block that waits, if it need not wait longer.
+    fn take_kept(&mut self) {
+        if self.may_take_kept() {
+            self.take_next_kept();
+        }
+        if !self.kept.is_empty() && self.waits_for_readers() {
+            self.running().for_each(|client| client.session.hold_up());
+        }
+    }
+
+    fn take_all_kept(&mut self) {
+        while self.take_next_kept() {}
+    }
+
+    fn take_next_kept(&mut self) -> bool {
+        let Some(mut block) = self.kept.pop_front() else { return false };
+        self.take_block(&block);
+        block.clear();
+        let _ = self.observation.empty.try_send(block);
         true
     }
 
@@ -266,9 +312,10 @@ impl Writer {
             watch.look_away(seen);
         }
         let mut enough = Vec::new();
-        let Writer { clients, observation, .. } = self;
+        let Writer { clients, observation, kept, .. } = self;
         let behind = if block.frames_len() < BURST { BEHIND_SHORT } else { BEHIND };
-        let is_behind = || observation.told.len() >= behind;
+        let kept = kept.len();
+        let is_behind = || kept + observation.told.len() >= behind;
         for client in clients.iter_mut().filter(|client| client.is_running()) {
             if !client.session.block(block, is_behind) {
                 client.session.end(None, block.last_time().unwrap_or_default(), "count");

@@ -41,7 +41,7 @@ fn recorded_and_lost_frames_are_the_counted_ones() {
         Told::Block(block) => {
             add_lost(&mut lost, &block.lost);
             for turn in block.turns() {
-                for seen in turn.frames {
+                for seen in turn.frames() {
                     let dropped = matches!(seen.story.verdict, vswitch::bridge::Verdict::Drop(_));
                     recorded[turn.ingress.index()][usize::from(dropped)] += 1;
                 }

@@ -19,8 +19,8 @@ impl Session {
         let Shot { turn, seen, id, .. } = *shot;
         // Turns before anybody asked have none.
         let Some(account) = turn.accounts.get(usize::from(index)) else { return };
-        let (bytes, egress) = (turn.bytes(seen), turn.fates(index));
-        let head = &bytes[..bytes.len().min(HEAD_MAX)];
+        let egress = turn.fates(index);
+        let head = &seen.bytes[..seen.bytes.len().min(HEAD_MAX)];
         let explained = Explained { ingress: turn.ingress, head, len: seen.len, account, egress: &egress };
         let trace = explained.in_words(&self.names);
         let date_ns = self.epoch_ns + turn.time.as_nanos();

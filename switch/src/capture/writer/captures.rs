@@ -76,6 +76,7 @@ impl Captures {
             recorder: None,
             watch: None,
             clients: Vec::new(),
+            kept: VecDeque::with_capacity(BLOCKS),
         };
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || writer.run())?;
         Ok(Captures {

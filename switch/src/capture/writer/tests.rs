@@ -2,6 +2,7 @@
 //! it.
 
 use super::super::session::{SNAPLEN_MAX, Session};
+use super::super::sink::WAITING_MAX;
 use super::*;
 use crate::bridge::{
     DropReason, Learning, LookUp, PortCounters, PortSet, PortSettings, Settings, Story, Verdict,
@@ -36,6 +37,7 @@ fn writer(
         recorder: None,
         watch: None,
         clients: Vec::new(),
+        kept: VecDeque::new(),
     }
 }
 
@@ -124,4 +126,126 @@ fn a_trigger_that_has_no_room_among_the_news_goes_off_with_the_next_frame() {
     assert_eq!(news.try_iter().collect::<Vec<_>>(), [], "of a storm one is enough");
     writer.take_block(&at(12));
     assert_eq!(news.try_iter().collect::<Vec<_>>(), [News::Triggered]);
+}
+
+/// One with two captures under way, the means to tell it of a block, and those that it
+/// gives back.
+fn told_by_hand() -> (Writer, Sender<Told>, Receiver<Block>) {
+    let (mut writer, _) = recording(None);
+    writer.recorder = None;
+    let (told_in, told) = crossbeam_channel::bounded(2 * BLOCKS);
+    let (empty, empty_out) = crossbeam_channel::bounded(BLOCKS);
+    writer.observation = Observation { told, empty, sleeper: Arc::default() };
+    let (id, settings) = (PortId::new(1), PortSettings::default());
+    for number in [1, 2] {
+        let mut client = Client::new(number, spec(None), Labels::new(), 0, now());
+        client.stage = Stage::Running;
+        client.session.change(Time::START, &Change::PortAdded { id, settings }, &Labels::new());
+        writer.clients.push(client);
+    }
+    (writer, told_in, empty_out)
+}
+
+fn one_frame(told: &Sender<Told>, lost: u64) {
+    let verdict = Verdict::Drop(DropReason::Runt);
+    let story = Story { learning: Learning::NotReached, bound: None, look_up: LookUp::NotReached, verdict };
+    let runt = Frame::new(&[0; 9], &[], VnetHeader::PLAIN);
+    let id = PortId::new(1);
+    let mut block = Block::of_one(Time::from_secs(1), id, story, &runt);
+    if lost > 0 {
+        block.lost.push((id, Lost { dropped: lost, ..Lost::default() }));
+    }
+    told.send(Told::Block(block)).unwrap();
+}
+
+fn fill(writer: &mut Writer, number: usize) {
+    let room = WAITING_MAX - 1000 - writer.clients[number].session.sink.len();
+    writer.clients[number].session.sink.append(|out| out.resize(out.len() + room, 0));
+}
+
+#[test]
+fn blocks_wait_until_one_reader_has_room() {
+    let (mut writer, told, given_back) = told_by_hand();
+    fill(&mut writer, 0);
+    one_frame(&told, 0);
+    assert!(writer.take_told() && writer.take_told());
+    assert_eq!(given_back.len(), 1, "one reader that is slow holds up nobody");
+    fill(&mut writer, 1);
+    for _ in 0..3 {
+        one_frame(&told, 0);
+    }
+    assert!(writer.take_told() && !writer.may_take_kept());
+    assert_eq!((given_back.len(), writer.kept.len()), (1, 3), "nobody has room");
+    writer.clients[1].session.sink.write_to(&mut io::sink()).unwrap();
+    assert!(writer.may_take_kept());
+    for _ in 0..3 {
+        assert!(writer.take_told());
+    }
+    assert_eq!(given_back.len(), 4);
+    assert_eq!(writer.clients[1].session.written(), 4);
+}
+
+#[test]
+fn blocks_wait_for_no_reader_if_there_is_a_recorder_or_a_capture_that_begins_or_ends() {
+    for case in 0..4 {
+        let (mut writer, told, given_back) = told_by_hand();
+        for number in [0, 1] {
+            fill(&mut writer, number);
+        }
+        match case {
+            0 => writer.clients[0].stage = Stage::Waiting,
+            1 => writer.clients[0].stage = Stage::Ending,
+            2 => writer.obey(Order::Record { limit: 1 << 20, worth: None }),
+            _ => writer.clients.clear(),
+        }
+        one_frame(&told, 0);
+        assert!(writer.take_told() && writer.take_told());
+        assert_eq!(given_back.len(), 1, "case {case}");
+    }
+}
+
+#[test]
+fn what_is_no_frame_waits_for_no_reader_and_comes_in_its_order() {
+    let (mut writer, told, given_back) = told_by_hand();
+    for number in [0, 1] {
+        fill(&mut writer, number);
+    }
+    one_frame(&told, 0);
+    one_frame(&told, 0);
+    assert!(writer.take_told());
+    assert_eq!(given_back.len(), 0);
+    let (time, change) = (Time::from_secs(2), Change::Swept);
+    told.send(Told::Change { time, change }).unwrap();
+    one_frame(&told, 0);
+    assert!(writer.take_told());
+    assert_eq!((given_back.len(), writer.kept.len()), (2, 1), "those before it were taken");
+    drop(told);
+    assert!(!writer.take_told());
+    assert_eq!(given_back.len(), 3, "the last ones as well");
+}
+
+/// Frames that the data thread had no block for are the fault of readers that had no
+/// room, as long as they had none.
+#[test]
+fn what_is_not_recorded_while_blocks_wait_the_reader_was_too_slow_for() {
+    let (mut writer, told, _given_back) = told_by_hand();
+    one_frame(&told, 10);
+    assert!(writer.take_told());
+    for number in [0, 1] {
+        fill(&mut writer, number);
+    }
+    one_frame(&told, 100);
+    assert!(writer.take_told());
+    for number in [0, 1] {
+        writer.clients[number].session.sink.write_to(&mut io::sink()).unwrap();
+    }
+    assert!(writer.take_told());
+    assert!(writer.kept.is_empty());
+    one_frame(&told, 1000);
+    assert!(writer.take_told() && writer.take_told());
+    for client in &mut writer.clients {
+        client.session.end(None, Time::from_secs(3), "asked");
+        let sums = client.session.dropped_of(0);
+        assert_eq!((sums.lost, sums.slow, sums.written), (1010, 100, 3));
+    }
 }

@@ -4,8 +4,10 @@
 //! A block holds whole turns: the frames of a burst once each, with the first
 //! bytes of each, the story of its verdict, and for every egress a bit mask of the frames
 //! that were chosen for it. The copies of a frame are not stored again: the bytes
-//! that were judged are the bytes that are sent. If somebody asks for it, there is
-//! all that explains each verdict as well.
+//! that were judged are the bytes that are sent. Nor is a story that is that of the
+//! frame before, as most are: each line that is written here comes from the core
+//! that read it last. If somebody asks for it, there is all that explains each verdict
+//! as well.
 //!
 //! Deliberately absent: allocation after [`Block::new`], and text.
 
@@ -31,17 +33,35 @@ pub(super) const REFUSALS_OF_BURST: usize = PORTS_MAX * BURST;
 
 /// One frame that came in, and what was decided.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub struct Seen<'b> {
     /// What became of it, and why.
-    pub story: Story,
+    pub story: &'b Story,
     /// What was unfinished in it.
-    pub vnet: VnetHeader,
+    pub vnet: &'b VnetHeader,
     /// Bytes as it crossed.
     pub len: u32,
-    /// Bytes of it that are here.
-    pub captured_len: u32,
-    /// Where they are.
+    /// Those of them that are here: the first.
+    pub bytes: &'b [u8],
+    /// Frames of a turn with the same number here have the same story and header.
+    pub sort: u16,
+}
+
+/// A frame as it is kept.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    len: u32,
+    captured_len: u32,
+    /// Where its bytes are.
     start: u32,
+    /// Which of the block's sorts it is.
+    sort: u16,
+}
+
+/// What frames that follow each other have in common, mostly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sort {
+    story: Story,
+    vnet: VnetHeader,
 }
 
 /// What one egress did with the frames of a turn.
@@ -89,7 +109,8 @@ pub struct Lost {
 #[derive(Debug)]
 pub struct Block {
     turns: Vec<TurnLens>,
-    frames: Vec<Seen>,
+    frames: Vec<Kept>,
+    sorts: Vec<Sort>,
     /// Of each frame of some turns, and of none of the others.
     accounts: Vec<Account>,
     copies: Vec<Copies>,
@@ -113,8 +134,8 @@ pub struct Turn<'b> {
     pub ingress: PortId,
     /// The number of its first frame; the others follow.
     pub first_id: u64,
-    /// Its frames.
-    pub frames: &'b [Seen],
+    frames: &'b [Kept],
+    sorts: &'b [Sort],
     /// All that explains the verdict on each; empty if nobody asked for it.
     pub accounts: &'b [Account],
     /// What left by each egress.
@@ -125,10 +146,24 @@ pub struct Turn<'b> {
 }
 
 impl<'b> Turn<'b> {
-    /// The bytes kept of `frame`.
-    pub fn bytes(&self, frame: &Seen) -> &'b [u8] {
-        let start = frame.start as usize;
-        &self.bytes[start..start + frame.captured_len as usize]
+    /// Its frames, 64 at most.
+    pub fn frames(&self) -> impl Iterator<Item = Seen<'b>> {
+        let Turn { frames, sorts, bytes, .. } = *self;
+        frames.iter().map(move |kept| kept.seen(sorts, bytes))
+    }
+
+    /// Frame number `index`.
+    pub fn frame(&self, index: u8) -> Option<Seen<'b>> {
+        Some(self.frames.get(usize::from(index))?.seen(self.sorts, self.bytes))
+    }
+}
+
+impl Kept {
+    fn seen<'b>(&self, sorts: &'b [Sort], bytes: &'b [u8]) -> Seen<'b> {
+        let Kept { len, captured_len, start, sort } = *self;
+        let Sort { story, vnet } = &sorts[usize::from(sort)];
+        let start = start as usize;
+        Seen { story, vnet, len, bytes: &bytes[start..start + captured_len as usize], sort }
     }
 }
 
@@ -164,6 +199,7 @@ impl Block {
         Block {
             turns: Vec::with_capacity(FRAMES),
             frames: Vec::with_capacity(FRAMES),
+            sorts: Vec::with_capacity(FRAMES),
             accounts: Vec::with_capacity(FRAMES),
             copies: Vec::with_capacity(2 * FRAMES),
             refusals: Vec::with_capacity(REFUSALS_OF_BURST),
@@ -191,6 +227,7 @@ impl Block {
     pub fn clear(&mut self) {
         self.turns.clear();
         self.frames.clear();
+        self.sorts.clear();
         self.accounts.clear();
         self.copies.clear();
         self.refusals.clear();
@@ -213,7 +250,8 @@ impl Block {
     pub fn memory(&self) -> usize {
         self.used
             + self.turns.len() * size_of::<TurnLens>()
-            + self.frames.len() * size_of::<Seen>()
+            + self.frames.len() * size_of::<Kept>()
+            + self.sorts.len() * size_of::<Sort>()
             + self.copies.len() * size_of::<Copies>()
             + self.refusals.len() * size_of::<(u8, Refusal)>()
             + self.lost.len() * size_of::<(PortId, Lost)>()
@@ -232,6 +270,7 @@ impl Block {
         Block {
             turns: self.turns.iter().map(bare).collect(),
             frames: self.frames.clone(),
+            sorts: self.sorts.clone(),
             accounts: Vec::new(),
             copies: self.copies.clone(),
             refusals: self.refusals.clone(),
@@ -260,6 +299,7 @@ impl Block {
                 ingress: turn.ingress,
                 first_id: turn.first_id,
                 frames: these,
+                sorts: &self.sorts,
                 accounts: explained,
                 copies: left_by,
                 refusals: refused,
@@ -292,14 +332,18 @@ impl Block {
         for (frame, story) in record.frames.iter().zip(record.stories) {
             let captured_len = frame.len().min(record.snaplen);
             let end = self.used + captured_len as usize;
-            gather(&Wire::of(frame), &mut self.bytes[self.used..end]);
-            self.frames.push(Seen {
-                story: *story,
-                vnet: *frame.vnet(),
+            copy(frame, &mut self.bytes[self.used..end]);
+            let sort = Sort { story: *story, vnet: *frame.vnet() };
+            if self.sorts.last() != Some(&sort) {
+                self.sorts.push(sort);
+            }
+            self.frames.push(Kept {
                 len: frame.len(),
                 captured_len,
                 // A block has far less than 4 GiB.
                 start: u32::try_from(self.used).unwrap_or(u32::MAX),
+                // And at most `FRAMES` sorts.
+                sort: u16::try_from(self.sorts.len() - 1).unwrap_or(u16::MAX),
             });
             self.used = end;
         }
@@ -318,5 +362,94 @@ impl Block {
             refusals_len: len(record.refusals.len()),
         });
         true
+    }
+}
+
+/// Copies the first bytes of `frame`. Most are short, where a call of memcpy(3) costs
+/// more than the bytes do: up to 128 are copied as two runs of half the length that
+/// may overlap.
+#[inline(always)]
+fn copy(frame: &Frame<'_>, out: &mut [u8]) {
+    let wire = Wire::of(frame);
+    match out.len() {
+        len @ 64..=128 if len <= wire.head.len() => ends::<64>(wire.head, out),
+        len @ 32..64 if len <= wire.head.len() => ends::<32>(wire.head, out),
+        _ => {
+            gather(&wire, out);
+        }
+    }
+}
+
+/// The first `N` and the last `N` bytes that `out` has room for.
+#[inline(always)]
+fn ends<const N: usize>(head: &[u8], out: &mut [u8]) {
+    let last = out.len() - N;
+    out[..N].copy_from_slice(&head[..N]);
+    out[last..].copy_from_slice(&head[last..last + N]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::{DropReason, Learning, LookUp, Verdict};
+    use crate::frame::Piece;
+    use crate::offload::DATA_VALID;
+
+    fn story(reason: DropReason) -> Story {
+        let (learning, look_up) = (Learning::NotReached, LookUp::NotReached);
+        Story { learning, bound: None, look_up, verdict: Verdict::Drop(reason) }
+    }
+
+    #[test]
+    fn bytes_of_all_lengths_are_whole_wherever_they_are_cut() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for (head_len, snaplen) in (0..200).flat_map(|len| [(len, 0), (len, 33), (len, 100), (len, 300)]) {
+            let (head, rest) = bytes.split_at(head_len);
+            let rest = [Piece::from_slice(rest)];
+            let frame = Frame::new(head, &rest, VnetHeader::PLAIN);
+            let len = bytes.len().min(snaplen);
+            let mut out = [0xaa; 300];
+            copy(&frame, &mut out[..len]);
+            assert_eq!(out[..len], bytes[..len], "{head_len} in the head, {snaplen} captured");
+            assert!(out[len..].iter().all(|byte| *byte == 0xaa));
+        }
+    }
+
+    #[test]
+    fn each_frame_has_its_own_story_and_header_however_they_follow() {
+        let unfinished = VnetHeader { flags: DATA_VALID, ..VnetHeader::PLAIN };
+        let [a, b] = [DropReason::Runt, DropReason::Filtered].map(story);
+        let stories = [a, a, b, a, a];
+        let vnets = [VnetHeader::PLAIN, VnetHeader::PLAIN, VnetHeader::PLAIN, VnetHeader::PLAIN, unfinished];
+        let bytes = [1u8, 2, 3, 4, 5].map(|n| vec![n; 50 + usize::from(n)]);
+        let frames: Vec<_> =
+            bytes.iter().zip(vnets).map(|(bytes, vnet)| Frame::new(bytes, &[], vnet)).collect();
+        let mut block = Block::new();
+        for (first_id, len) in [(0, 5), (5, 3)] {
+            let (frames, stories) = (&frames[..len], &stories[..len]);
+            let (accounts, copies, refusals) = (&[][..], &[][..], &[][..]);
+            let (time, ingress, snaplen) = (Time::START, PortId::new(1), 52);
+            let record =
+                Record { time, ingress, first_id, frames, stories, accounts, copies, refusals, snaplen };
+            assert!(block.push(&record));
+        }
+        for block in [block.to_kept(), block] {
+            let turns: Vec<_> = block.turns().collect();
+            assert_eq!(turns.iter().map(|turn| turn.frames().count()).collect::<Vec<_>>(), [5, 3]);
+            for turn in turns {
+                let mut last = None;
+                for (n, seen) in turn.frames().enumerate() {
+                    assert_eq!((*seen.story, *seen.vnet), (stories[n], vnets[n]), "frame {n}");
+                    assert_eq!(
+                        (seen.len as usize, seen.bytes),
+                        (bytes[n].len(), &bytes[n][..seen.bytes.len()])
+                    );
+                    assert_eq!(seen.bytes.len(), bytes[n].len().min(52));
+                    let same = n > 0 && (stories[n], vnets[n]) == (stories[n - 1], vnets[n - 1]);
+                    assert_eq!(last == Some(seen.sort), same, "frame {n}");
+                    last = Some(seen.sort);
+                }
+            }
+        }
     }
 }

@@ -14,9 +14,9 @@ impl Turn<'_> {
     /// What each egress did with its copy of frame number `index`, ascending by
     /// number. All of the frame's head must be kept, as it is with accounts.
     pub fn fates(&self, index: u8) -> Vec<(PortId, Fate)> {
-        let Some(seen) = self.frames.get(usize::from(index)) else { return Vec::new() };
-        let bytes = self.bytes(seen);
-        let outline = Outline::of_recorded(&bytes[..bytes.len().min(HEAD_MAX)], seen.len, &seen.vnet);
+        let Some(seen) = self.frame(index) else { return Vec::new() };
+        let head = &seen.bytes[..seen.bytes.len().min(HEAD_MAX)];
+        let outline = Outline::of_recorded(head, seen.len, seen.vnet);
         let (mut fates, mut refusals, bit) = (Vec::new(), self.refusals, 1u64 << index);
         for copies in self.copies {
             let (refused, rest) = refusals.split_at(copies.refused_len.into());

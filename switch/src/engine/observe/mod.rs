@@ -5,7 +5,7 @@
 //! given back, into a [`Block`] that was allocated beforehand. Blocks travel by a
 //! bounded channel and come back empty by another. When none is empty, frames
 //! are counted as lost to the capture, by port and direction, and forwarded all
-//! the same: for each port, recorded + lost = counted.
+//! the same, as if nobody looked: for each port, recorded + lost = counted.
 //!
 //! What else changes the bridge while somebody looks goes the same way, in order
 //! with the frames: settings, links, entries ([`Change`]), and the instants at
@@ -266,7 +266,9 @@ pub(super) struct Observer {
     /// Changes that found no room.
     untold: u64,
     next_id: u64,
-    /// The turn at hand.
+    /// The turn at hand: how many of its frames were forwarded and dropped, if there
+    /// is no block for it.
+    misses: Option<[u64; 2]>,
     stories: ArrayVec<Story, BURST>,
     /// Of each frame, if they are wanted.
     accounts: Vec<Account>,
@@ -292,6 +294,7 @@ pub(super) fn seam() -> (Observer, Observation) {
         lost_ports: PortSet::EMPTY,
         untold: 0,
         next_id: 0,
+        misses: None,
         stories: ArrayVec::new(),
         accounts: Vec::with_capacity(BURST),
         copies: Vec::with_capacity(COPIES_OF_BURST),
@@ -354,8 +357,10 @@ impl Observer {
                 refusals: &refusals,
                 snaplen: self.want.snaplen,
             };
-            if !self.push(&record) {
-                self.lose(ingress, &stories, &copies);
+            if let Some(misses) = self.misses {
+                self.lose(ingress, misses, &copies);
+            } else if !self.push(&record) {
+                self.lose(ingress, count(stories.iter().map(|story| &story.verdict)), &copies);
             }
             (self.accounts, self.copies, self.refusals) = (accounts, copies, refusals);
         }
@@ -390,15 +395,22 @@ impl Observer {
         self.spare.pop()
     }
 
-    #[cold]
-    fn lose(&mut self, ingress: PortId, stories: &[Story], copies: &[Copies]) {
-        let lost = &mut self.lost[ingress.index()];
-        for story in stories {
-            match story.verdict {
-                Verdict::Forward { .. } => lost.forwarded += 1,
-                Verdict::Drop(_) => lost.dropped += 1,
-            }
+    /// Whether the next turn has a block.
+    fn has_block(&mut self) -> bool {
+        if self.filling.as_ref().is_some_and(|block| !block.is_full()) {
+            return true;
         }
+        self.flush();
+        if self.spare.is_empty() {
+            self.spare.extend(self.empty.try_recv());
+        }
+        !self.spare.is_empty()
+    }
+
+    fn lose(&mut self, ingress: PortId, [forwarded, dropped]: [u64; 2], copies: &[Copies]) {
+        let lost = &mut self.lost[ingress.index()];
+        lost.forwarded += forwarded;
+        lost.dropped += dropped;
         self.lost_ports.insert(ingress);
         for copies in copies {
             let lost = &mut self.lost[copies.egress.index()];
@@ -469,4 +481,13 @@ impl Observer {
         self.lost_ports.remove(id);
         std::mem::take(&mut self.lost[id.index()])
     }
+}
+
+/// How many are forwarded, and dropped.
+fn count<'v>(verdicts: impl Iterator<Item = &'v Verdict>) -> [u64; 2] {
+    let mut sums = [0; 2];
+    for verdict in verdicts {
+        sums[usize::from(matches!(verdict, Verdict::Drop(_)))] += 1;
+    }
+    sums
 }

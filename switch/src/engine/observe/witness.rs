@@ -6,7 +6,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Copies, Observer};
+use super::{Copies, Observer, count};
 use crate::bridge::{BURST, Bridge, PortId, Refusal, Time, Verdict};
 use crate::frame::Frame;
 
@@ -65,7 +65,13 @@ impl Witness for Observer {
         frames: &[Frame<'_>],
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
-        if self.want.accounts {
+        self.misses = None;
+        if !self.has_block() {
+            // Nobody will hear how it came about.
+            bridge.forward_burst(now, ingress, frames, verdicts);
+            self.stories.clear();
+            self.misses = Some(count(verdicts.iter()));
+        } else if self.want.accounts {
             self.explain(bridge, now, ingress, frames, verdicts);
         } else {
             bridge.forward_burst_told(now, ingress, frames, verdicts, &mut self.stories);
