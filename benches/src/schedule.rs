@@ -184,7 +184,7 @@ fn one(slot: &Slot, run: &[String], effort: Effort<'_>) -> Result<Option<Vec<Fig
     // Ends before the wiring goes.
     let mut running = subject.start(&wiring, run)?;
     wiring.connect(&mut running)?;
-    measure::all(&wiring, &mut running, effort).map(Some)
+    measure::all(subject, &wiring, &mut running, effort).map(Some)
 }
 
 #[cfg(test)]

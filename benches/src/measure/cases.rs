@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{core, frames, guests, hosts, idle, ports, queues};
+use super::{captured, core, frames, guests, hosts, idle, ports, queues};
 use crate::rig::{Rig, Variant};
 use crate::subject::Subject;
 
@@ -50,7 +50,7 @@ pub(super) enum Often {
 
 /// Parts of names of cases that are details: there are many of them, or one takes
 /// long.
-const DETAILS: [&str; 9] = [
+const DETAILS: [&str; 10] = [
     "offloads off",
     "4 streams",
     "UDP, 64 B",
@@ -60,6 +60,7 @@ const DETAILS: [&str; 9] = [
     "without loss",
     "loss up to",
     "one-way latency",
+    "full capture",
 ];
 
 /// The same of what has to be seen less often still.
@@ -111,7 +112,7 @@ pub(crate) fn of(rig: Rig, variant: Variant) -> Vec<String> {
 pub(crate) fn is_of(case: &str, subject: Subject) -> bool {
     match subject {
         // No process.
-        Subject::Bridge => ![idle::CASE, RESIDENT].contains(&case),
+        Subject::Bridge => ![idle::CASE, RESIDENT].contains(&case) && captured::is_of(case, subject),
         Subject::Vswitch
         | Subject::Engine
         | Subject::Tap
@@ -151,6 +152,7 @@ pub(crate) fn length(rig: Rig, case: &str, run: Duration) -> Duration {
         // From the same trial as the other percentile.
         _ if case.contains("latency p99") => (0.0, 0),
         _ if rig == Rig::Guests => (2.0, 500),
+        _ if case.contains("full capture") => (4.0, 1_500),
         _ if case.starts_with("idle CPU after") => (1.0, 1_200),
         _ if case.contains("without loss") => (11.0, 5_000),
         _ if case.contains("loss up to") => (3.0, 1_500),

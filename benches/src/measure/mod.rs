@@ -2,6 +2,7 @@
 //!
 //! Read first: [`cases`], which names them all.
 
+mod captured;
 mod idle;
 mod strace;
 
@@ -85,15 +86,24 @@ impl Effort<'_> {
 }
 
 /// Every figure of what stands and runs.
-pub(crate) fn all(wiring: &Wiring, running: &mut Running, effort: Effort<'_>) -> Result<Vec<Figure>> {
+pub(crate) fn all(
+    subject: Subject,
+    wiring: &Wiring,
+    running: &mut Running,
+    effort: Effort<'_>,
+) -> Result<Vec<Figure>> {
     let idle = idle::measure(running, effort)?;
     let meter = Meter { idle_share: idle.idle_share };
     let mut figures = match wiring.hosts() {
         Some(hosts) => hosts::measure(wiring, hosts, &meter, effort)?,
         None if wiring.rig == Rig::Ports => ports::measure(wiring, running, &meter, effort)?,
-        None => {
-            frames::measure(wiring, wiring.fds().context("neither hosts nor descriptors")?, &meter, effort)?
-        }
+        None => frames::measure(
+            wiring,
+            (subject, &*running),
+            wiring.fds().context("neither hosts nor descriptors")?,
+            &meter,
+            effort,
+        )?,
     };
     // Not again with every variant.
     let is_usual = wiring.offloads && wiring.rig != Rig::Ports;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use vswitch_tests::clock::now_nanos;
 use vswitch_tests::netns::Netns;
 
-use super::{Effort, Meter, approximate, idle, strace};
+use super::{Effort, Meter, approximate, captured, idle, strace};
 use crate::record::{Figure, Unit};
 use crate::rig::Queues;
 use crate::subject::vhost::{CORE, GENERATOR_CORE, offers_packed, start};
@@ -43,16 +43,20 @@ fn calls_case(queues: Queues) -> String {
     format!("{CALLS}, 64 B, {}", queues.name())
 }
 
+fn captured_case(queues: Queues) -> String {
+    captured::case(&rate_case(64, queues))
+}
+
 /// Every case of `queues`.
 pub(super) fn cases(queues: Queues) -> Vec<String> {
     let mut cases: Vec<String> = LENGTHS.iter().map(|len| rate_case(*len, queues)).collect();
-    cases.extend([idle_case(queues), calls_case(queues)]);
+    cases.extend([captured_case(queues), idle_case(queues), calls_case(queues)]);
     cases
 }
 
 /// Whether `case` is a figure of `subject`: calls of its thread are ours alone.
 pub(super) fn is_of(case: &str, subject: Subject) -> bool {
-    !case.starts_with(CALLS) || subject == Subject::Vswitch
+    (!case.starts_with(CALLS) || subject == Subject::Vswitch) && captured::is_of(case, subject)
 }
 
 /// Every figure of `subject` with guests that ask for `queues`; `None`: it has no such
@@ -88,6 +92,12 @@ pub(crate) fn all(
         if effort.wants(&case) {
             figures.push(rate(case, len, &mut guests, effort)?);
         }
+    }
+    let case = captured_case(queues);
+    if is_of(&case, subject) && effort.wants(&case) {
+        figures.push(while_busy(&mut guests, 64, |guests| {
+            captured::measure(&case, &running, || arriving(guests, effort.run))
+        })?);
     }
     let case = calls_case(queues);
     if is_of(&case, subject) && effort.wants(&case) {
@@ -133,6 +143,14 @@ fn rate(case: String, len: usize, guests: &mut Testpmd, effort: Effort<'_>) -> R
         figure.cpu_ns = Some(cpu / frames);
         Ok(figure)
     })
+}
+
+/// Frames a second that arrive while `length` passes.
+fn arriving(guests: &mut Testpmd, length: Duration) -> Result<f64> {
+    let (before, start) = (guests.totals()?, now_nanos());
+    idle::pause(length)?;
+    let after = guests.totals()?;
+    Ok(approximate(after.received - before.received) * 1e9 / approximate(now_nanos() - start))
 }
 
 /// Counted in a run of its own: whoever watches slows down.

@@ -8,6 +8,8 @@ mod vde;
 pub(crate) mod guests;
 pub(crate) mod vhost;
 
+use std::process::Command;
+
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use vswitch_tests::netns::{self, Netns};
@@ -230,6 +232,11 @@ impl Running {
     /// A switch of ours.
     fn ours(switch: Switch) -> Running {
         Running { pids: vec![switch.pid()], switch: Some(switch), ..Running::default() }
+    }
+
+    /// A command of our own client to it.
+    pub(crate) fn client(&self, words: &[&str]) -> Result<Command> {
+        Ok(self.switch.as_ref().context("it is not ours")?.client_command(words))
     }
 
     /// Resident memory of its processes in bytes.

@@ -15,8 +15,9 @@ use vswitch_tests::flow::{Device, Pace, Until, generate_in_turn};
 use vswitch_tests::netns::Netns;
 
 use self::load::{Load, SUPER_LEN};
-use super::{Effort, Meter, approximate};
+use super::{Effort, Meter, approximate, captured};
 use crate::record::{Figure, Unit};
+use crate::subject::{Running, Subject};
 use crate::wiring::Wiring;
 
 /// RFC 2544 §9.1 in the lengths of TAPs: without the four bytes of the FCS.
@@ -42,6 +43,7 @@ pub(super) fn cases(offloads: bool) -> Vec<String> {
     let mut cases: Vec<String> = loads(offloads).into_iter().map(|(case, _)| case).collect();
     if !offloads {
         cases.push(trip::CASE.into());
+        cases.push(captured::case(SHORT));
         cases.extend(lossless::cases());
     }
     cases
@@ -49,6 +51,7 @@ pub(super) fn cases(offloads: bool) -> Vec<String> {
 
 pub(super) fn measure(
     wiring: &Wiring,
+    (subject, running): (Subject, &Running),
     fds: &[Device],
     meter: &Meter,
     effort: Effort<'_>,
@@ -62,6 +65,16 @@ pub(super) fn measure(
     if !wiring.offloads {
         if effort.wants(trip::CASE) {
             figures.push(trip::measure(fds, effort)?);
+        }
+        let case = captured::case(SHORT);
+        if captured::is_of(&case, subject) && effort.wants(&case) {
+            let load = Load::plain(60);
+            let rate = || {
+                let arrived = load.send(fds, Pace::Saturate, effort.run)?;
+                arrived.check(&case)?;
+                Ok(arrived.total.rate())
+            };
+            figures.push(captured::measure(&case, running, rate)?);
         }
         figures.extend(lossless::measure(fds, effort)?);
     }
