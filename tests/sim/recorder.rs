@@ -134,18 +134,18 @@ fn what_was_before_it_was_asked_is_told_with_its_verdicts() {
 #[test]
 fn of_more_than_fits_the_last_are_kept() {
     let (rig, mut captures) = recording(4 << 20);
-    flood(&rig, 100_000);
+    flood(&rig, 200_000);
     rig.ports[1].inject(&frame(0xff, 77));
     rig.settle();
     let past = read(&begin(&rig, &mut captures, last(EVER)));
     let newest = &said(&past.frames)[past.frames.len() - 2..];
-    assert_eq!(newest[0], (100_000, "p1", Way::Inbound, "learned p1; flooded to p0"));
+    assert_eq!(newest[0], (200_000, "p1", Way::Inbound, "learned p1; flooded to p0"));
     let oldest = past.frames[0].id;
-    assert!(oldest > 50_000, "frame {oldest} is not one of the last");
+    assert!(oldest > 100_000, "frame {oldest} is not one of the last");
     assert!(past.frames.len() > 1_000, "{} frames", past.frames.len());
     // Between the oldest and the newest, all are there or said to be missing.
     let (counted, written) = total(past.end(), |p| p.forwarded);
-    assert!(counted >= 100_001 - oldest, "{counted} frames since {oldest}");
+    assert!(counted >= 200_001 - oldest, "{counted} frames since {oldest}");
     assert_eq!((counted - written) * 2, past.end().missed);
     drop(rig);
     captures.join();
