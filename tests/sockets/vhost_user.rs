@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use vswitch::control::PortState;
-use vswitch_tests::clock::{now_nanos, wait_until};
+use vswitch_tests::clock::{Deadline, now_nanos, wait_until};
 use vswitch_tests::process::end_child;
 use vswitch_tests::vhost::Guest;
 use vswitch_tests::{require, start};
@@ -74,12 +74,14 @@ fn eight_silent_guests_cost_nothing_a_second_after_they_talked() -> Result<()> {
     let (rig, mut guests) = guests::<8>()?;
     let pid = rig.switch().pid();
     let end = now_nanos() + 300_000_000;
+    let deadline = Deadline::after(SOON);
     let mut came = 0;
-    while now_nanos() < end {
+    // However seldom the machine lets them talk.
+    while now_nanos() < end || came <= 10_000 {
         came += exchange(&mut guests)?;
+        ensure!(!deadline.passed(), "only {came} frames");
     }
     let ended = now_nanos();
-    ensure!(came > 10_000, "only {came} frames");
     // What is on its way arrives.
     wait_until("the last frames", SOON, || guests.iter().all(|guest| guest.unsent() == 0))?;
     let rest = Duration::from_secs(1).saturating_sub(Duration::from_nanos(now_nanos() - ended));
