@@ -59,8 +59,6 @@ pub struct Session {
     is_late: bool,
     /// More is told than there is time to put into words.
     is_behind: bool,
-    /// Frames wait for its reader, so that the data thread may have had no room for others.
-    is_holding_up: bool,
     written: u64,
     /// Changes that were not told, or not written for want of room.
     changes_missed: u64,
@@ -68,6 +66,15 @@ pub struct Session {
     why: String,
     /// What waits to be taken.
     pub sink: Sink,
+}
+
+/// For what the data thread had no block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blame {
+    /// The capture thread was behind.
+    Switch,
+    /// Blocks waited until a reader had room.
+    Readers,
 }
 
 /// The words for the story that was met last: most are followed by their like.
@@ -97,7 +104,6 @@ impl Session {
             since: Time::START,
             is_late: false,
             is_behind: false,
-            is_holding_up: false,
             written: 0,
             changes_missed: 0,
             why: String::new(),
@@ -204,7 +210,7 @@ impl Session {
     }
 
     /// Notes a change that is no frame.
-    pub fn change(&mut self, time: Time, change: &Change, labels: &Labels) {
+    pub fn change(&mut self, time: Time, change: &Change, labels: &Labels, blame: Blame) {
         let interface = |id: PortId| self.by_port[id.index()];
         let what = match change {
             Change::PortAdded { id, settings } => self
@@ -218,7 +224,7 @@ impl Session {
                 })
                 .map(What::PortAdded),
             Change::PortRemoved { id, counters, lost } => {
-                self.lose(&[(*id, *lost)], 0);
+                self.lose(&[(*id, *lost)], 0, blame);
                 let gone = self.by_port[id.index()].take();
                 if let Some(number) = gone {
                     self.interfaces[number as usize].close(&self.spec.kinds, counters);
@@ -255,8 +261,8 @@ impl Session {
     /// Takes frames; false once it has all that it was to count. While `is_behind` says
     /// that more of them wait than should, none is put into words, which takes many
     /// times as long as to write one down: other captures would miss what waits.
-    pub fn block(&mut self, block: &Block, is_behind: impl Fn() -> bool) -> bool {
-        self.lose(&block.lost, block.untold);
+    pub fn block(&mut self, block: &Block, blame: Blame, is_behind: impl Fn() -> bool) -> bool {
+        self.lose(&block.lost, block.untold, blame);
         for turn in block.turns() {
             self.is_behind = self.spec.steps && is_behind();
             if !self.turn(&turn) {
@@ -270,23 +276,12 @@ impl Session {
         true
     }
 
-    /// Frames wait until its reader has taken some more: what is not recorded meanwhile,
-    /// it was too slow for.
-    pub fn hold_up(&mut self) {
-        self.is_holding_up = true;
-    }
-
-    /// No frame waits any more.
-    pub fn catch_up(&mut self) {
-        self.is_holding_up = false;
-    }
-
-    /// Notes frames that were not recorded, and how many changes were not told.
-    pub fn lose(&mut self, lost: &[(PortId, Lost)], untold: u64) {
+    /// Notes frames that were not recorded, for which `blame` is, and how many changes
+    /// were not told.
+    pub fn lose(&mut self, lost: &[(PortId, Lost)], untold: u64, blame: Blame) {
         self.changes_missed += untold;
         // Whether a filter would have accepted them, nobody knows.
-        let is_slow = self.is_holding_up && self.spec.filter.is_none();
-        self.is_holding_up &= lost.is_empty();
+        let is_slow = blame == Blame::Readers && self.spec.filter.is_none();
         for (id, Lost { forwarded, dropped, sent, refused }) in lost {
             let Some(number) = self.by_port[id.index()] else { continue };
             let interface = &mut self.interfaces[number as usize];

@@ -88,7 +88,7 @@ impl Sink {
             self.left = 0;
             if let Some(mut run) = self.runs.pop_front() {
                 run.clear();
-                // One that has grown for something rare is not kept.
+                // Super-frames make them longer: those are not kept.
                 if self.spare.len() < SPARE_MAX && run.capacity() == RUN + RUN_EXCESS {
                     self.spare.push(run);
                 }

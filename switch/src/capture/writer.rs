@@ -26,7 +26,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::client::{Client, Heard, PATIENCE, Reader, Stage};
 use super::recorder::{Item, Recorder};
-use super::session::{Label, Labels, Spec};
+use super::session::{Blame, Label, Labels, Spec};
 use super::watch::{Watch, Worth};
 use crate::bridge::{BURST, PortId, Time};
 use crate::engine::observe::{BLOCKS, Block, Change, Edge, Lost, Mark, Observation, Told};
@@ -115,7 +115,10 @@ struct Writer {
     clients: Vec<Client>,
     /// Blocks that wait for a reader, since none of them has room. Meanwhile the data
     /// thread runs out of empty ones, and need not record what nobody would get.
-    kept: VecDeque<Block>,
+    kept: VecDeque<(Block, Blame)>,
+    /// They waited since something was told last: what is told next says what found no
+    /// block meanwhile.
+    has_waited: bool,
 }
 
 impl Writer {
@@ -238,7 +241,10 @@ impl Writer {
                 self.take_all_kept();
             }
             match told {
-                Ok(Told::Block(block)) => self.kept.push_back(block),
+                Ok(Told::Block(block)) => {
+                    let blame = self.take_blame();
+                    self.kept.push_back((block, blame));
+                }
                 Ok(Told::Mark(mark)) => self.take_mark(&mark),
                 Ok(Told::Change { time, change }) => self.take_change(time, &change),
                 Ok(Told::Fdb { id, time, entries, next }) => {
@@ -248,12 +254,7 @@ impl Writer {
                         client.fdb_next = next;
                     }
                 }
-                Err(TryRecvError::Empty) => {
-                    if self.kept.is_empty() {
-                        self.running().for_each(|client| client.session.catch_up());
-                    }
-                    return true;
-                }
+                Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
@@ -278,9 +279,12 @@ impl Writer {
         if self.may_take_kept() {
             self.take_next_kept();
         }
-        if !self.kept.is_empty() && self.waits_for_readers() {
-            self.running().for_each(|client| client.session.hold_up());
-        }
+        self.has_waited |= !self.kept.is_empty() && self.waits_for_readers();
+    }
+
+    /// Who is to blame for what was not recorded before what was told now.
+    fn take_blame(&mut self) -> Blame {
+        if std::mem::take(&mut self.has_waited) { Blame::Readers } else { Blame::Switch }
     }
 
     fn take_all_kept(&mut self) {
@@ -288,10 +292,10 @@ impl Writer {
     }
 
     fn take_next_kept(&mut self) -> bool {
-        let Some(mut block) = self.kept.pop_front() else { return false };
-        self.take_block(&block);
+        let Some((mut block, blame)) = self.kept.pop_front() else { return false };
+        self.take_block(&block, blame);
         block.clear();
-        let _ = self.observation.empty.try_send(block);
+        let _ = self.observation.empty.push(block);
         true
     }
 
@@ -299,7 +303,7 @@ impl Writer {
         self.clients.iter_mut().filter(|client| client.is_running())
     }
 
-    fn take_block(&mut self, block: &Block) {
+    fn take_block(&mut self, block: &Block, blame: Blame) {
         if let Some(recorder) = &mut self.recorder {
             let clients = &mut self.clients;
             recorder.push_frames(block, |number, item| forget(clients, number, item));
@@ -312,12 +316,12 @@ impl Writer {
             watch.look_away(seen);
         }
         let mut enough = Vec::new();
-        let Writer { clients, observation, kept, .. } = self;
+        let Writer { clients, observation, .. } = self;
         let behind = if block.frames_len() < BURST { BEHIND_SHORT } else { BEHIND };
-        let kept = kept.len();
-        let is_behind = || kept + observation.told.len() >= behind;
+        // What waited for its reader is not what others miss.
+        let is_behind = || observation.told.len() >= behind;
         for client in clients.iter_mut().filter(|client| client.is_running()) {
-            if !client.session.block(block, is_behind) {
+            if !client.session.block(block, blame, is_behind) {
                 client.session.end(None, block.last_time().unwrap_or_default(), "count");
                 client.stage = Stage::Over(now() + PATIENCE);
                 enough.push(client.id);
@@ -334,8 +338,9 @@ impl Writer {
             let now = mark.snapshot.now;
             recorder.push_lost(now, &mark.lost, |number, item| forget(clients, number, item));
         }
+        let blame = self.take_blame();
         for client in self.running() {
-            client.session.lose(&mark.lost, mark.untold);
+            client.session.lose(&mark.lost, mark.untold, blame);
         }
         // The recorder's own marks are nobody's.
         let Some(client) = self.clients.iter_mut().find(|client| client.id == mark.id) else { return };
@@ -391,9 +396,11 @@ impl Writer {
             let clients = &mut self.clients;
             recorder.push_lost(time, &[(*id, *lost)], |number, item| forget(clients, number, item));
         }
+        // The other ports' losses are told later.
+        let blame = if self.has_waited { Blame::Readers } else { Blame::Switch };
         let Writer { clients, labels, .. } = self;
         for client in clients.iter_mut().filter(|client| client.is_running()) {
-            client.session.change(time, change, labels);
+            client.session.change(time, change, labels, blame);
         }
     }
 

@@ -23,13 +23,13 @@ use crate::engine::{LIMIT, Rig, numbered};
 #[test]
 fn recorded_and_lost_frames_are_the_counted_ones() {
     let mut rig = Rig::new(&[false, true, true, false]);
-    let observation = rig.handle.take_observation().unwrap();
+    let mut observation = rig.handle.take_observation().unwrap();
     for port in &rig.ports {
         port.count_only();
     }
     rig.ports[2].set_room(Some(3_000));
-    observation.empty.send(Block::new()).unwrap();
-    observation.empty.send(Block::new()).unwrap();
+    observation.empty.push(Block::new()).unwrap();
+    observation.empty.push(Block::new()).unwrap();
     let want = Want { ports: PortSet::ALL, snaplen: 64, accounts: false };
     rig.handle.send(Command::Observe { id: 1, want: Some(want) }).unwrap();
     let mut random = Random::new(9);
@@ -72,7 +72,7 @@ fn recorded_and_lost_frames_are_the_counted_ones() {
             && let Some(mut block) = held.pop()
         {
             block.clear();
-            observation.empty.send(block).unwrap();
+            observation.empty.push(block).unwrap();
         }
     }
     rig.settle();
@@ -181,12 +181,12 @@ fn invariant_6_a_capture_allocates_nothing_on_the_data_thread() {
 /// Whether each frame is explained as well, or not.
 fn allocates_nothing(accounts: bool) {
     let mut rig = Rig::new(&[false; 4]);
-    let observation = rig.handle.take_observation().unwrap();
+    let mut observation = rig.handle.take_observation().unwrap();
     for port in &rig.ports {
         port.count_only();
     }
     for _ in 0..8 {
-        observation.empty.send(Block::new()).unwrap();
+        observation.empty.push(Block::new()).unwrap();
     }
     let reader = std::thread::spawn(move || {
         let mut frames = 0;
@@ -194,7 +194,7 @@ fn allocates_nothing(accounts: bool) {
             if let Told::Block(mut block) = told {
                 frames += block.frames_len();
                 block.clear();
-                let _ = observation.empty.send(block);
+                let _ = observation.empty.push(block);
             }
         }
         frames

@@ -7,7 +7,7 @@
 //!
 //! Deliberately absent: what is kept, and for how long (`recorder`).
 
-use super::{Label, Session};
+use super::{Blame, Label, Session};
 use crate::bridge::{PortCounters, PortId, Time};
 use crate::engine::observe::{Block, Lost};
 
@@ -51,7 +51,7 @@ impl Session {
             return Progress::Whole;
         }
         if from == 0 {
-            self.lose(&block.lost, block.untold);
+            self.lose(&block.lost, block.untold, Blame::Switch);
         }
         let since = self.since;
         for (index, turn) in block.turns().enumerate().skip(from) {
@@ -71,7 +71,7 @@ impl Session {
     /// Notes frames that were not recorded, and that no block tells of.
     pub(in crate::capture) fn recall_lost(&mut self, time: Time, lost: &[(PortId, Lost)]) {
         if time >= self.since {
-            self.lose(lost, 0);
+            self.lose(lost, 0, Blame::Switch);
         }
     }
 

@@ -10,12 +10,12 @@ use crate::frame::Frame;
 
 fn added(session: &mut Session, labels: &Labels, id: PortId) {
     let settings = PortSettings::default();
-    session.change(Time::START, &Change::PortAdded { id, settings }, labels);
+    session.change(Time::START, &Change::PortAdded { id, settings }, labels, Blame::Switch);
 }
 
 fn removed(session: &mut Session, labels: &Labels, id: PortId) {
     let (counters, lost) = (Box::new(PortCounters::ZERO), Lost::default());
-    session.change(Time::START, &Change::PortRemoved { id, counters, lost }, labels);
+    session.change(Time::START, &Change::PortRemoved { id, counters, lost }, labels, Blame::Switch);
 }
 
 /// The kinds of the blocks that wait, and the sums at their end.
@@ -106,7 +106,7 @@ fn what_others_would_miss_meanwhile_is_not_put_into_words() {
     for (steps, is_behind, expected) in [(true, false, (1, 0)), (true, true, (0, 1)), (false, true, (1, 0))] {
         let mut session = Session::new(Spec { steps, ..Spec::everything("", "") });
         added(&mut session, &labels, id);
-        assert!(session.block(&block, || is_behind));
+        assert!(session.block(&block, Blame::Switch, || is_behind));
         session.end(None, Time::START, "asked");
         let (_, summary) = drain(&mut session);
         let Sums { lost, slow, written, .. } = summary.ports[0].dropped;

@@ -54,7 +54,7 @@ impl Captures {
     /// # Errors
     /// The kernel has no thread or epoll instance left to give.
     pub fn start(
-        observation: Observation,
+        mut observation: Observation,
         engine: Orders,
         control: Option<Arc<Waker>>,
     ) -> io::Result<Captures> {
@@ -63,7 +63,7 @@ impl Captures {
         observation.sleeper.set_waker(Arc::clone(&waker));
         for _ in 0..BLOCKS {
             // There is room for all of them.
-            let _ = observation.empty.try_send(Block::new());
+            let _ = observation.empty.push(Block::new());
         }
         let (orders, inbox) = crossbeam_channel::bounded(1024);
         let held = Arc::new(AtomicUsize::new(0));
@@ -83,6 +83,7 @@ impl Captures {
             watch: None,
             clients: Vec::new(),
             kept: VecDeque::with_capacity(BLOCKS),
+            has_waited: false,
         };
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
             // Of this thread alone. Without it there are more frames in captures, and fewer

@@ -28,6 +28,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
+use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::{Snapshot, Tuning};
 use crate::bridge::{
@@ -240,8 +241,10 @@ impl Sleeper {
 pub struct Observation {
     /// What is told.
     pub told: Receiver<Told>,
-    /// Takes empty blocks: [`BLOCKS`] of them at the start, and each that was read.
-    pub empty: Sender<Block>,
+    /// Takes empty blocks: [`BLOCKS`] of them at the start, and each that was read. A
+    /// channel would do but for one thing: if this thread, which is nicer, is stopped in
+    /// the middle of giving one back, the data thread spins until it goes on.
+    pub empty: Producer<Block>,
     /// How the data thread wakes the reader.
     pub sleeper: Arc<Sleeper>,
 }
@@ -253,7 +256,7 @@ pub(super) struct Observer {
     /// All of them together.
     want: Want,
     told: Sender<Told>,
-    empty: Receiver<Block>,
+    empty: Consumer<Block>,
     sleeper: Arc<Sleeper>,
     /// Blocks to be used next; the last is the one that came back last, which is
     /// in the cache.
@@ -279,7 +282,7 @@ pub(super) struct Observer {
 /// Both ends.
 pub(super) fn seam() -> (Observer, Observation) {
     let (told_in, told) = crossbeam_channel::bounded(BLOCKS + CHANGES + MARKS);
-    let (empty, empty_out) = crossbeam_channel::bounded(BLOCKS);
+    let (empty, empty_out) = RingBuffer::new(BLOCKS);
     let sleeper = Arc::new(Sleeper::default());
     let observer = Observer {
         wants: Vec::new(),
@@ -388,7 +391,7 @@ impl Observer {
 
     fn empty_block(&mut self) -> Option<Block> {
         while !self.spare.is_full()
-            && let Ok(block) = self.empty.try_recv()
+            && let Ok(block) = self.empty.pop()
         {
             self.spare.push(block);
         }
@@ -402,7 +405,7 @@ impl Observer {
         }
         self.flush();
         if self.spare.is_empty() {
-            self.spare.extend(self.empty.try_recv());
+            self.spare.extend(self.empty.pop());
         }
         !self.spare.is_empty()
     }
