@@ -93,8 +93,9 @@ impl Machine {
     /// Acts for `user`.
     pub fn new(user: User) -> Machine {
         if user.has_passable_run() {
-            // QEMU makes sockets there that are for root alone.
-            let before = rustix::process::umask(Mode::empty());
+            // QEMU makes sockets there that are for root alone. The mask is this
+            // process's; to ask for it is to set it.
+            let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
             rustix::process::umask(before | Mode::WGRP | Mode::WOTH);
         }
         Machine { user }

@@ -2,6 +2,7 @@
 //! nobody, one for each kind of link that needs no privilege: ping, TCP both ways, a guest that reboots, and a switch that
 //! is killed under traffic and started again.
 
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,8 +39,9 @@ struct Lab {
 
 impl Lab {
     fn new(user: Ordinary, link: &str, models: [&str; 2], queues: u32) -> Result<Lab> {
-        // Two users' labs may be up at a time.
-        let name = format!("vt{}-{}-{link}", std::process::id(), user.uid());
+        // Two users' labs may be up at a time; 20 letters are the most.
+        let whose = if user.uid() == 0 { "rt" } else { "vt" };
+        let name = format!("{whose}{}-{link}", std::process::id());
         // The sources may lie where this user may not look.
         let (kernel, initrd) = images()?;
         for (from, to) in [(kernel, "vmlinuz"), (initrd, "initrd")] {
@@ -77,7 +79,9 @@ nics = [{{ network = "lan", address = "{SECOND}", model = "{}", queues = {queues
 
     /// Runs `vlab COMMAND`, which must succeed; returns stdout and stderr.
     fn vlab(&self, command: &str) -> Result<(String, String)> {
-        let mut vlab = self.user.command(self.user.program("vlab")?);
+        // With the most generous mask there is, what is closed is so by vlab.
+        let mut vlab = self.user.command("sh");
+        vlab.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(self.user.program("vlab")?);
         vlab.env("VSWITCH", self.user.program("vswitch")?);
         let output = start::output(vlab.args([command, "--lab"]).arg(&self.file)).context("vlab")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -208,6 +212,9 @@ fn lives(user: Ordinary, link: &str, chosen: &str, models: [&str; 2], queues: u3
         let rights = status.lines().find(|line| line.starts_with("CapPrm:")).context("CapPrm:")?;
         ensure!(own == "0" || rights.ends_with("0000000000000000"), "{line} has {rights}");
     }
+    if lab.user.uid() == 0 {
+        is_closed_to_others(&lab.run_dir())?;
+    }
     let (mut zero, mut one) = (lab.console("zero")?, lab.console("one")?);
     ping(&mut zero, SECOND)?;
     ping(&mut one, FIRST)?;
@@ -223,6 +230,24 @@ fn lives(user: Ordinary, link: &str, chosen: &str, models: [&str; 2], queues: u3
     lab.vlab("down")?;
     let left = lab.processes()?;
     ensure!(left.is_empty() && !lab.run_dir().exists(), "{left:?}");
+    Ok(())
+}
+
+/// Whoever passes through `dir` finds nothing there that is root's to use.
+fn is_closed_to_others(dir: &Path) -> Result<()> {
+    let mut sockets = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        // To connect to a socket is to write to it.
+        let (what, forbidden) = match meta.file_type().is_socket() {
+            true => ("connect to", 0o022),
+            false => ("use", 0o066),
+        };
+        sockets += u32::from(meta.file_type().is_socket() && meta.uid() == 0);
+        ensure!(meta.mode() & forbidden == 0, "others may {what} {:?}: {:o}", entry.path(), meta.mode());
+    }
+    ensure!(sockets >= 4, "QEMU's own sockets are there: {sockets}");
     Ok(())
 }
 

@@ -182,9 +182,14 @@ fn a_socket_is_whose_its_port_says() -> Result<()> {
         let found = std::fs::symlink_metadata(path(name))?;
         ensure!((found.uid(), found.mode() & 0o7777) == (owner, 0o600), "{name}: {found:?}");
     }
-    let spec = format!("stream:{},owner=no-such-user", path("x").display());
-    let unknown = switch.client(&["port", "add", &spec])?;
-    ensure!(!unknown.status.success() && !path("x").exists(), "{unknown:?}");
+    for (keys, why) in [
+        ("owner=no-such-user", "no user `no-such-user` in /etc/passwd"),
+        ("owner=nobody,mode=client", "the socket is made by the other side"),
+    ] {
+        let refused = switch.client(&["port", "add", &format!("stream:{},{keys}", path("x").display())])?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(!refused.status.success() && said.contains(why) && !path("x").exists(), "{refused:?}");
+    }
     switch.stop()?;
     Ok(())
 }

@@ -31,7 +31,8 @@ pub fn ask_for_huge_pages(memory: impl IntoIterator<Item = Range<*const u8>>) {
     }
 }
 
-/// Whether the kernel was asked for huge pages at `address`; none if it has none.
+/// Whether the kernel was asked for huge pages at `address`, which is mapped; none if it
+/// has none.
 #[cfg(test)]
 pub(crate) fn is_advised(address: *const u8) -> Option<bool> {
     std::fs::metadata("/sys/kernel/mm/transparent_hugepage").ok()?;
@@ -46,7 +47,7 @@ pub(crate) fn is_advised(address: *const u8) -> Option<bool> {
             return Some(line.split(' ').any(|flag| flag == "hg"));
         }
     }
-    None
+    panic!("{address:?} is in no mapping that tells its flags");
 }
 
 #[cfg(test)]

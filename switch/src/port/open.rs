@@ -324,6 +324,10 @@ fn give_address(rtnl: &mut Rtnl, to: &Interface, address: (IpAddr, u8)) -> Resul
 /// Whose the file of a port's socket is to be, which says who may connect.
 pub(super) fn socket_owner(spec: &PortSpec, options: &OpenOptions) -> Result<u32, OpenError> {
     let Some(text) = spec.options.get("owner") else { return Ok(options.owner) };
+    if spec.options.get("mode").is_some_and(|mode| mode == "client") {
+        let why = "owner: with mode=client the socket is made by the other side; leave it out";
+        return Err(OpenError::Option(why.to_owned()));
+    }
     text.parse().map_err(|_| OpenError::Option(format!("owner={text}: write a uid")))
 }
 

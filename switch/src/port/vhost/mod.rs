@@ -85,10 +85,11 @@ pub(super) fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, Ope
         Some("client") => true,
         Some(other) => return Err(OpenError::Option(format!("mode={other}: write server or client"))),
     };
+    let owner = socket_owner(spec, options)?;
     let place = if is_client {
         Place::Client(path.to_owned())
     } else {
-        Place::Server(Socket::bind(path, socket_owner(spec, options)?).map_err(refused)?)
+        Place::Server(Socket::bind(path, owner).map_err(refused)?)
     };
     let alarm: OwnedFd =
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| os(errno.into()))?;
