@@ -232,6 +232,32 @@ fn what_is_no_frame_waits_for_no_reader_and_comes_in_its_order() {
     assert_eq!(given_back.slots(), 3, "the last ones as well");
 }
 
+/// Blocks that waited for a live trace are there to be explained: that they are many
+/// does not mean that anybody else would miss them.
+#[test]
+fn what_waited_for_a_live_trace_is_not_skipped_for_being_much() {
+    let (mut writer, told, _given_back) = told_by_hand();
+    writer.clients.truncate(1);
+    let steps = Spec { steps: true, ..spec(None) };
+    let (id, settings) = (PortId::new(1), PortSettings::default());
+    let client = &mut writer.clients[0];
+    client.session = Session::new(steps);
+    client.session.change(Time::START, &Change::PortAdded { id, settings }, &Labels::new(), Blame::Switch);
+    fill(&mut writer, 0);
+    for _ in 0..BLOCKS {
+        one_frame(&told, 0);
+    }
+    while writer.kept.len() < BLOCKS {
+        assert!(writer.take_told());
+    }
+    writer.clients[0].session.sink.write_to(&mut io::sink()).unwrap();
+    while !writer.kept.is_empty() {
+        assert!(writer.take_told());
+    }
+    let sums = writer.clients[0].session.dropped_of(0);
+    assert_eq!((sums.written, sums.lost, sums.slow), (BLOCKS as u64, 0, 0));
+}
+
 /// What the data thread had no block for comes with the first block that it has again,
 /// and is the fault of readers that had no room, if blocks waited for them meanwhile.
 #[test]
