@@ -90,7 +90,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Acts for `user`.
+    /// Acts for `user`. For plain root it takes the right of others to write from
+    /// whatever this process and its children make from now on.
     pub fn new(user: User) -> Machine {
         if user.has_passable_run() {
             // QEMU makes sockets there that are for root alone. The mask is this

@@ -3,7 +3,7 @@
 //! Off, it costs a branch a turn. On, each burst is copied once, at most
 //! `snaplen` bytes a frame, after its copies have left and before its memory is
 //! given back, into a [`Block`] that was allocated beforehand. Blocks travel by a
-//! bounded channel and come back empty by another. When none is empty, frames
+//! bounded channel and come back empty by a ring. When none is empty, frames
 //! are counted as lost to the capture, by port and direction, and forwarded all
 //! the same, as if nobody looked: for each port, recorded + lost = counted.
 //!
@@ -241,9 +241,9 @@ impl Sleeper {
 pub struct Observation {
     /// What is told.
     pub told: Receiver<Told>,
-    /// Takes empty blocks: [`BLOCKS`] of them at the start, and each that was read. A
-    /// channel would do but for one thing: if this thread, which is nicer, is stopped in
-    /// the middle of giving one back, the data thread spins until it goes on.
+    /// Takes empty blocks: [`BLOCKS`] of them at the start, and each that was read. No
+    /// channel: the data thread would spin while the capture thread, which is nicer, is
+    /// stopped in the middle of giving one back.
     pub empty: Producer<Block>,
     /// How the data thread wakes the reader.
     pub sleeper: Arc<Sleeper>,
