@@ -44,6 +44,19 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built: cargo build -p {name}"))
 }
 
+/// A switch that stands still, and goes on when this is dropped.
+#[derive(Debug)]
+pub struct Paused {
+    pid: Pid,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It fails only for one that has ended.
+        let _ = kill_process(self.pid, Signal::CONT);
+    }
+}
+
 /// A running `vswitch run`.
 #[derive(Debug)]
 pub struct Switch {
@@ -162,6 +175,26 @@ impl Switch {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Has all of its threads stand still until what is returned is dropped.
+    ///
+    /// # Errors
+    /// It has ended, or a thread of it did not stop.
+    pub fn pause(&self) -> Result<Paused> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, Signal::STOP)?;
+        let paused = Paused { pid };
+        // Each thread by itself: the signal stops them one after the other.
+        let threads = format!("/proc/{}/task", self.pid());
+        let is_stopped = |thread: std::fs::DirEntry| {
+            std::fs::read_to_string(thread.path().join("status"))
+                .is_ok_and(|text| text.contains("State:\tT (stopped)"))
+        };
+        wait_until("the switch to stand still", LIMIT, || {
+            std::fs::read_dir(&threads).is_ok_and(|threads| threads.flatten().all(is_stopped))
+        })?;
+        Ok(paused)
     }
 
     /// Its control socket.
