@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use vswitch::control::{PortStats, Stats};
+use vswitch::frame::MacAddr;
 use vswitch_tests::clock::{now_nanos, wait_until};
 use vswitch_tests::flow::{self, Device, Flow, Pace, QUIET, Sink, Until, generate};
 use vswitch_tests::netns::Netns;
@@ -64,6 +65,65 @@ fn the_kernel_forwards_between_known_stations() -> Result<()> {
         ensure!(after.rx_fast - before.rx_fast == 5_000, "{kinds:?}: {before:?} then {after:?}");
         ensure!(after.tx_bytes - before.tx_bytes >= 5_000 * 512, "{after:?}");
     }
+    Ok(())
+}
+
+/// As many stations as a network has, each of which speaks seldom.
+#[test]
+fn a_thousand_pairs_that_speak_by_turns_are_all_taken() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let first = |side| MacAddr::new([2, 0x77, side, 0, 0, 0]);
+    let mut flow = Flow::new(1, first(2), first(1), 60).with_stations(1_000, 1_000);
+    let back = flow.clone().reversed();
+    let pace = Pace::Rate(20_000.0);
+    let (_, received) = flow::run(&to, &from, &back, pace, Until::Count(1_000))?;
+    ensure!(received.frames == 1_000, "{received}");
+    flow.id = u16::MAX;
+    wait_until("the kernel to take all of them", SOON, || {
+        let round = || -> Result<u64> {
+            let before = total(&lan)?;
+            generate(&from, &flow, pace, Until::Count(1_000), None)?;
+            wait_until("them to be judged", SOON, || {
+                total(&lan).is_ok_and(|now| now.rx == before.rx + 1_000)
+            })?;
+            Ok(total(&lan)?.rx_fast - before.rx_fast)
+        };
+        round().is_ok_and(|fast| fast == 1_000)
+    })
+    .with_context(|| format!("{:?}\n{}", lan.stats(), lan.switch.stderr()))
+}
+
+/// Each of many ports has a place, the last as the first.
+#[test]
+fn the_seventieth_port_takes_part() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::new("many")?;
+    let names: Vec<String> = (0..70).map(|number| format!("t{number}")).collect();
+    let devices =
+        names.iter().map(|name| Device::tap_with_offloads(&ns, name)).collect::<Result<Vec<_>, _>>()?;
+    names.iter().try_for_each(|name| ns.up(name))?;
+    let specs: Vec<String> = names.iter().map(|name| format!("netdev:{name}")).collect();
+    let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
+    let switch = Switch::with_ports(&ns, &specs)?;
+    let flow = flow_between(1, 2, 200);
+    let stats = || -> Result<Stats> { Ok(serde_json::from_value(switch.json(&["stats"])?)?) };
+    for (from, to) in [(&devices[68], &devices[69]), (&devices[0], &devices[69])] {
+        let before = stats()?.total.rx_fast;
+        wait_until("the fast path to take the flow", SOON, || {
+            generate(to, &flow.clone().reversed(), Pace::Saturate, Until::Count(1), None).is_ok()
+                && generate(from, &flow, Pace::Saturate, Until::Count(1), None).is_ok()
+                && stats().is_ok_and(|now| now.total.rx_fast > before + 10)
+        })
+        .with_context(|| format!("{:?}\n{}", stats(), switch.stderr()))?;
+    }
+    let stats = stats()?;
+    for port in stats.ports.iter().chain([&stats.total]) {
+        ensure!(port.balance(), "{port:?}");
+    }
+    let fast = |name: &str| stats.ports.iter().find(|port| port.name == name).map(|port| port.rx_fast);
+    ensure!(fast("t68") > Some(0) && fast("t0") > Some(0) && fast("t1") == Some(0), "{:?}", stats.ports);
     Ok(())
 }
 

@@ -205,6 +205,14 @@ impl Bridge {
         self.fdb.station(self.fdb.key(vid, mac), now.as_millis())
     }
 
+    /// What is known of a station, if this was asked before, and neither has the
+    /// station moved since then nor its entry aged out. Who lends copies asks here,
+    /// so as not to lend one for a frame that no other follows.
+    #[inline]
+    pub fn sight(&mut self, now: Time, vid: VlanId, mac: MacAddr) -> Option<Station> {
+        self.fdb.sight(self.fdb.key(vid, mac), now.as_millis())
+    }
+
     /// Notes that a copy of an entry is out, or that it is not any more.
     pub fn set_lent(&mut self, vid: VlanId, mac: MacAddr, lent: Lent) {
         self.fdb.set_lent(self.fdb.key(vid, mac), lent);

@@ -261,6 +261,36 @@ proptest! {
 }
 
 #[test]
+fn a_station_is_sighted_when_it_is_asked_for_again_where_it_is() {
+    let mut bridge = bridge(2, Settings::default());
+    let mac = 0x0200_0000_0001;
+    let sighted = |bridge: &mut Bridge, secs| {
+        let station = bridge.sight(Time::from_secs(secs), VlanId::UNAWARE, MacAddr::from_u64(mac));
+        station.map(|station| station.port)
+    };
+    assert_eq!(sighted(&mut bridge, 1), None, "it is not known");
+    send(&mut bridge, 1, 0, mac, 0x0200_0000_0002);
+    assert_eq!(sighted(&mut bridge, 1), None, "once may be all");
+    assert_eq!(sighted(&mut bridge, 2), Some(port(0)));
+    send(&mut bridge, 3, 0, mac, 0x0200_0000_0002);
+    assert_eq!(sighted(&mut bridge, 3), Some(port(0)), "heard again");
+    send(&mut bridge, 4, 1, mac, 0x0200_0000_0002);
+    assert_eq!(sighted(&mut bridge, 4), None, "it has moved");
+    assert_eq!(sighted(&mut bridge, 5), Some(port(1)));
+    assert_eq!(sighted(&mut bridge, 5 + 300), None, "it has aged");
+    let kinds: Vec<EntryKind> = bridge.fdb_entries(Time::from_secs(5)).map(|entry| entry.kind).collect();
+    assert_eq!(kinds, [EntryKind::Dynamic], "asking makes it no other entry");
+    for kind in [EntryKind::Static, EntryKind::Sticky] {
+        let _ = bridge.fdb_del(VlanId::UNAWARE, MacAddr::from_u64(mac));
+        let added =
+            bridge.fdb_add(Time::from_secs(6), VlanId::UNAWARE, MacAddr::from_u64(mac), port(0), kind);
+        assert!(added.is_ok(), "{added:?}");
+        assert_eq!(sighted(&mut bridge, 6), Some(port(0)), "what the operator set stays");
+        assert_eq!(bridge.fdb_entries(Time::from_secs(6)).next().map(|entry| entry.kind), Some(kind));
+    }
+}
+
+#[test]
 fn a_copy_in_use_keeps_its_entry_young_and_only_its_own() {
     let mut bridge = bridge(2, Settings::default());
     let mac = 0x0200_0000_0001;

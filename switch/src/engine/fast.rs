@@ -2,7 +2,7 @@
 //! kernel, how it takes them back, and how what the kernel forwarded is counted
 //! and refreshes ages.
 //!
-//! A pair of stations is lent when a second frame between them comes to the
+//! A pair of stations is lent when the second frame of its source comes to the
 //! engine: a flood of sources that each speak once costs nothing here. Whatever
 //! the bridge changes of a lent station is recalled before the frame that caused
 //! it leaves.
@@ -11,22 +11,19 @@
 //! frames the kernel could not tell apart yet: stations of VLAN-unaware switches
 //! are lent, no others.
 
-use std::time::Duration;
+use indexmap::IndexSet;
 
-use super::Slot as PortSlot;
-use crate::bridge::{Bridge, Lent, PORTS_MAX, PortId, Time, Verdict};
+use super::{SWEEP_PAUSE, Slot as PortSlot};
+use crate::bridge::{Bridge, Lent, PORTS_MAX, PortId, Station, Time, Verdict};
 use crate::frame::{EtherHeader, Frame, MacAddr, VlanId};
 use crate::port::{FastFace, FastTable, Passed, Slot};
 
 /// Pairs lent in one turn at most: two system calls each, some 2 µs.
-const LOANS_PER_TURN: usize = 4;
+const LOANS_PER_TURN: usize = 16;
 
-/// Stations whose age is asked for at a time: a system call each, some 100 µs
-/// together.
+/// Stations whose age is asked for at a time, if that is often enough: a system
+/// call each, some 100 µs together.
 const REFRESHES: usize = 256;
-
-/// Pairs that were seen once are remembered in so many places.
-const SIGHTINGS: usize = 256;
 
 /// The engine's use of the fast path.
 #[derive(Debug)]
@@ -36,23 +33,22 @@ pub(super) struct Fast {
     enabled: bool,
     slots: Box<[Option<Slot>; PORTS_MAX]>,
     ports: Box<[Option<PortId>; PORTS_MAX]>,
-    lent: Vec<MacAddr>,
+    /// Room is there for all that the table takes.
+    lent: IndexSet<MacAddr>,
     /// Where the next refresh goes on in `lent`.
     next_refresh: usize,
-    /// Fingerprints of pairs.
-    sighted: Box<[u64; SIGHTINGS]>,
 }
 
 impl Fast {
     pub fn new(table: FastTable) -> Fast {
+        let lent = IndexSet::with_capacity(table.capacity());
         Fast {
             table,
             enabled: false,
             slots: Box::new([None; PORTS_MAX]),
             ports: Box::new([None; PORTS_MAX]),
-            lent: Vec::new(),
+            lent,
             next_refresh: 0,
-            sighted: Box::new([0; SIGHTINGS]),
         }
     }
 
@@ -112,14 +108,12 @@ impl Fast {
     pub fn recall(&mut self, bridge: &mut Bridge) {
         for (_, mac) in bridge.take_recalled() {
             self.table.withdraw(mac);
-            if let Some(at) = self.lent.iter().position(|lent| *lent == mac) {
-                self.lent.swap_remove(at);
-            }
+            self.lent.swap_remove(&mac);
         }
     }
 
     /// Lends the stations of frames that went from one port to one other, if
-    /// they are seen for the second time.
+    /// the source is seen for the second time.
     #[inline]
     pub fn consider(
         &mut self,
@@ -129,7 +123,8 @@ impl Fast {
         frames: &[Frame<'_>],
         verdicts: &[Verdict],
     ) {
-        if !self.enabled || self.slots[ingress.index()].is_none() {
+        let is_full = self.lent.len() + 2 * LOANS_PER_TURN > self.table.capacity();
+        if !self.enabled || is_full || self.slots[ingress.index()].is_none() {
             return;
         }
         let mut loans = 0;
@@ -139,14 +134,17 @@ impl Fast {
                 continue;
             };
             let Ok(EtherHeader { dst, src, .. }) = EtherHeader::parse(frame.head()) else { continue };
-            if dst.is_group() || !self.is_second_sight(src, dst) {
+            if dst.is_group() {
                 continue;
             }
+            let Some(from) = bridge.sight(now, VlanId::UNAWARE, src) else { continue };
             // A flood that only one other port takes looks like a unicast.
-            let (from, to) = (station(bridge, now, src, ingress), station(bridge, now, dst, egress));
-            let (Some(from), Some(to)) = (from, to) else { continue };
-            self.lend(bridge, src, ingress, from);
-            self.lend(bridge, dst, egress, to);
+            let Some(to) = bridge.station(now, VlanId::UNAWARE, dst) else { continue };
+            if (from.port, to.port) != (ingress, egress) || (from.lent, to.lent) == (Lent::Yes, Lent::Yes) {
+                continue;
+            }
+            self.lend(bridge, src, from);
+            self.lend(bridge, dst, to);
             loans += 1;
             if loans == LOANS_PER_TURN {
                 return;
@@ -154,20 +152,12 @@ impl Fast {
         }
     }
 
-    /// Whether a frame of this pair came to the engine before, as far as is
-    /// remembered.
-    fn is_second_sight(&mut self, src: MacAddr, dst: MacAddr) -> bool {
-        let print = src.to_u64().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ dst.to_u64().rotate_left(16) | 1;
-        let [place, ..] = print.wrapping_mul(0xd6e8_feb8_6659_fd93).to_be_bytes();
-        std::mem::replace(&mut self.sighted[usize::from(place)], print) == print
-    }
-
-    fn lend(&mut self, bridge: &mut Bridge, mac: MacAddr, port: PortId, known: (Lent, Duration)) {
-        let (Lent::No, Some(slot)) = (known.0, self.slots[port.index()]) else { return };
-        // Full, or short of memory: its frames go on coming here.
-        if self.table.install(mac, slot, known.1).is_ok() {
+    fn lend(&mut self, bridge: &mut Bridge, mac: MacAddr, known: Station) {
+        let (Lent::No, Some(slot)) = (known.lent, self.slots[known.port.index()]) else { return };
+        // Short of memory: its frames go on coming here.
+        if self.table.install(mac, slot, known.heard).is_ok() {
             bridge.set_lent(VlanId::UNAWARE, mac, Lent::Yes);
-            self.lent.push(mac);
+            self.lent.insert(mac);
         }
     }
 
@@ -186,10 +176,17 @@ impl Fast {
         });
     }
 
-    /// Refreshes the entries of some lent stations; true if there are more.
+    /// Refreshes the entries of some lent stations; true if there are more, which
+    /// is to go on after [`SWEEP_PAUSE`]. All of them are through in a quarter of the
+    /// ageing time, so that none ages out that spoke.
     pub fn refresh(&mut self, bridge: &mut Bridge, now: Time) -> bool {
-        let end = (self.next_refresh + REFRESHES).min(self.lent.len());
-        let some = self.lent.get(self.next_refresh..end).unwrap_or_default();
+        let pauses = bridge.settings().ageing.as_millis() / 4 / SWEEP_PAUSE.as_millis();
+        let some = self.lent.len().div_ceil(usize::try_from(pauses).unwrap_or(usize::MAX).max(1));
+        let end = (self.next_refresh + some.max(REFRESHES)).min(self.lent.len());
+        let Some(some) = self.lent.get_range(self.next_refresh..end) else {
+            self.next_refresh = 0;
+            return false;
+        };
         for mac in some {
             let Some(age) = self.table.age(*mac) else { continue };
             let Some(known) = bridge.station(now, VlanId::UNAWARE, *mac) else { continue };
@@ -200,10 +197,4 @@ impl Fast {
         self.next_refresh = if end < self.lent.len() { end } else { 0 };
         self.next_refresh != 0
     }
-}
-
-/// What is known of a station that should be on `port`.
-fn station(bridge: &Bridge, now: Time, mac: MacAddr, port: PortId) -> Option<(Lent, Duration)> {
-    let known = bridge.station(now, VlanId::UNAWARE, mac)?;
-    (known.port == port).then_some((known.lent, known.heard))
 }

@@ -91,6 +91,8 @@ pub struct Engine {
     notes: Sender<Taken>,
     /// Notes that come before this wait for it.
     tell_at: Time,
+    /// When loss counters are looked after next.
+    losses_at: Time,
     turns: TurnTimes,
     control: Option<Arc<Waker>>,
     clock: Clock,
@@ -135,6 +137,7 @@ impl Engine {
             reports,
             notes,
             tell_at: Time::START,
+            losses_at: Time::START,
             turns: TurnTimes::default(),
             control: control.clone(),
             clock,
@@ -304,6 +307,14 @@ impl Engine {
 
     /// Ageing and loss counters; returns when to come again.
     fn tick(&mut self, now: Time) -> Duration {
+        if now >= self.losses_at {
+            self.losses_at = now.after(TICK);
+            for slot in self.ports.iter_mut().flatten() {
+                if let Some(port) = slot.port.as_mut() {
+                    slot.losses = port.losses();
+                }
+            }
+        }
         let mut tick = TICK;
         if let Some(fast) = self.fast.as_mut() {
             // Whose frames do not come here must not age for that.
@@ -319,15 +330,7 @@ impl Engine {
         if let Some(fast) = self.fast.as_mut() {
             fast.recall(&mut self.bridge);
         }
-        if more {
-            return SWEEP_PAUSE;
-        }
-        for slot in self.ports.iter_mut().flatten() {
-            if let Some(port) = slot.port.as_mut() {
-                slot.losses = port.losses();
-            }
-        }
-        tick
+        if more { SWEEP_PAUSE } else { tick }
     }
 
     /// Makes the fast path fit what `id` has become.

@@ -7,14 +7,13 @@ use crate::frame::{MacAddr, VlanId};
 
 /// How an entry came into the FDB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub enum EntryKind {
     /// Learned; ages, moves, and may be replaced.
-    Dynamic = 1,
+    Dynamic,
     /// Set by the operator: neither ages nor moves.
-    Static = 2,
+    Static,
     /// Set by the operator to pin a station to its port: likewise.
-    Sticky = 3,
+    Sticky,
 }
 
 /// One entry, as users see it.

@@ -25,6 +25,11 @@ use crate::frame::{MacAddr, VlanId};
 const STAMP_BITS: u32 = 36;
 const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
 const NODE_MASK: u64 = (1 << 20) - 1;
+/// Of a dynamic entry: whoever lends copies has asked for it; see `Fdb::sight`. The
+/// bit tells two kinds of fixed ones apart.
+const SIGHTED: u64 = 1 << 60;
+/// The entry is none of the dynamic ones.
+const FIXED: u64 = 1 << 61;
 /// A copy of the entry is lent; see `Fdb::set_lent`.
 const LENT: u64 = 1 << 62;
 /// A slot is taken; part of every key, so that none equals an empty slot.
@@ -73,7 +78,8 @@ pub(in crate::bridge) fn address(word: u64) -> (VlanId, MacAddr) {
 /// One place of the table; empty if all zero.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
-    /// The key's word, with the kind and `LENT` in the bits that it leaves free.
+    /// The key's word, with the kind, `SIGHTED` and `LENT` in the bits that it
+    /// leaves free.
     tag: u64,
     /// Port in the top eight bits, then twenty bits of node, then the stamp.
     state: u64,
@@ -85,7 +91,12 @@ impl Slot {
     pub fn new(key: Key, kind: EntryKind, port: PortId, node: u32, now: u64) -> Slot {
         debug_assert!(u64::from(node) <= NODE_MASK, "nodes are fewer than the largest table's places");
         let place = u64::from(port.get()) << 56 | u64::from(node) << STAMP_BITS;
-        Slot { tag: (kind as u64) << 60 | key.word, state: place | now & STAMP_MASK }
+        let kind = match kind {
+            EntryKind::Dynamic => 0,
+            EntryKind::Static => FIXED,
+            EntryKind::Sticky => FIXED | SIGHTED,
+        };
+        Slot { tag: kind | key.word, state: place | now & STAMP_MASK }
     }
 
     #[inline]
@@ -95,15 +106,26 @@ impl Slot {
 
     #[inline]
     pub fn is_dynamic(&self) -> bool {
-        (self.tag & !LENT) >> 60 == (TAKEN >> 60 | EntryKind::Dynamic as u64)
+        self.tag & (TAKEN | FIXED) == TAKEN
     }
 
     pub fn kind(&self) -> EntryKind {
-        match self.tag >> 60 & 3 {
-            2 => EntryKind::Static,
-            3 => EntryKind::Sticky,
-            _ => EntryKind::Dynamic,
+        match (self.tag & FIXED, self.tag & SIGHTED) {
+            (0, _) => EntryKind::Dynamic,
+            (_, 0) => EntryKind::Static,
+            _ => EntryKind::Sticky,
         }
+    }
+
+    /// Whether whoever lends copies has asked for it before, as of now it has. Fixed
+    /// entries never need to be asked for twice.
+    #[inline]
+    pub fn sight(&mut self) -> bool {
+        let before = self.tag & (FIXED | SIGHTED) != 0;
+        if !before {
+            self.tag |= SIGHTED;
+        }
+        before
     }
 
     #[inline]

@@ -189,6 +189,14 @@ impl Fdb {
         self.is_live(slot, now).then(|| Station { port: slot.port(), lent, heard })
     }
 
+    /// What is known of `key`, if it was asked for in this way before: a station
+    /// that is there for one frame only is not worth a copy.
+    #[inline]
+    pub fn sight(&mut self, key: Key, now: u64) -> Option<Station> {
+        let at = self.index.find(key)?;
+        if self.index.slot_mut(at).sight() { self.station(key, now) } else { None }
+    }
+
     /// Notes whether somebody keeps a copy of the entry of `key`, which is to be
     /// recalled when it changes.
     pub fn set_lent(&mut self, key: Key, lent: Lent) {

@@ -23,19 +23,24 @@ mod table;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shared::{DONE, DRAINING, FLAGS, GATED, MISSED, SLOW, Shared};
 
 pub use table::{FastFace, FastTable, Passed};
 
-/// Ports that can use the fast path at a time: their pairs are counted in a
-/// square of this side for each processor. A port beyond goes without.
-pub(super) const SLOTS: u8 = 64;
+/// Ports that can use the fast path at a time: as many as a switch has. Their
+/// pairs are counted in squares of this side.
+pub(super) const SLOTS: u16 = 256;
+const _: () = assert!(SLOTS as usize == crate::bridge::PORTS_MAX);
+
+/// Stations that the kernel may know at a time. What they cost is a look at each
+/// of them between two passes of the ageing, and some 100 bytes of the kernel's.
+const STATIONS_MAX: u32 = 1 << 16;
 
 /// A port's number on the fast path, below [`SLOTS`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Slot(u8);
+pub struct Slot(u16);
 
 impl Slot {
     const FIRST: Slot = Slot(0);
@@ -43,7 +48,7 @@ impl Slot {
     const END: Slot = Slot(SLOTS);
 
     /// The number.
-    pub const fn get(self) -> u8 {
+    pub const fn get(self) -> u16 {
         self.0
     }
 
@@ -61,12 +66,15 @@ impl Slot {
 #[derive(Clone, Debug)]
 pub struct FastPath {
     shared: Arc<Shared>,
-    /// A bit for each slot that a port has.
-    taken: Arc<AtomicU64>,
+    taken: Arc<Taken>,
 }
 
+/// Whether a port has the slot, for each.
+type Taken = [AtomicBool; SLOTS as usize];
+
 impl FastPath {
-    /// A fast path for at most `stations`, and its other half for the engine.
+    /// A fast path for at most `stations` (and 65,536), and its other half for the
+    /// engine.
     ///
     /// # Errors
     /// EPERM without CAP_BPF; ENOMEM; anything else a kernel without it says.
@@ -74,9 +82,11 @@ impl FastPath {
         if cfg!(target_endian = "big") {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
+        let stations = stations.clamp(1, STATIONS_MAX);
         let shared = Arc::new(Shared::new(stations)?);
-        let table = FastTable::new(Arc::clone(&shared));
-        Ok((FastPath { shared, taken: Arc::default() }, table))
+        let table = FastTable::new(Arc::clone(&shared), stations);
+        let taken = Arc::new([const { AtomicBool::new(false) }; SLOTS as usize]);
+        Ok((FastPath { shared, taken }, table))
     }
 
     /// A slot and the programs of a port; `None` if every slot is taken.
@@ -84,9 +94,8 @@ impl FastPath {
     /// # Errors
     /// The kernel does not take the programs.
     pub(super) fn add_port(&self) -> io::Result<Option<FastPort>> {
-        let taken = self.taken.load(Ordering::Relaxed);
-        let Some(slot) = Slot::all().nth(taken.trailing_ones() as usize) else { return Ok(None) };
-        self.taken.store(taken | 1 << slot.0, Ordering::Relaxed);
+        let is_free = |slot: &Slot| !self.taken[slot.index()].swap(true, Ordering::Relaxed);
+        let Some(slot) = Slot::all().find(is_free) else { return Ok(None) };
         // From here on a failure gives the slot back.
         let mut port = FastPort {
             slot,
@@ -125,7 +134,7 @@ pub(super) struct Programs {
 pub(super) struct FastPort {
     slot: Slot,
     shared: Arc<Shared>,
-    taken: Arc<AtomicU64>,
+    taken: Arc<Taken>,
     programs: Option<Programs>,
     /// Bursts until draining may begin again.
     bursts_until_drain: u32,
@@ -219,6 +228,6 @@ impl Drop for FastPort {
         // What still waited is lost with the socket: nobody need wait for it.
         let slow = self.word(SLOW).load(Ordering::Relaxed);
         self.word(DONE).store(slow, Ordering::Relaxed);
-        self.taken.fetch_and(!(1 << self.slot.0), Ordering::Relaxed);
+        self.taken[self.slot.index()].store(false, Ordering::Relaxed);
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn load_sender(slot: Slot, shared: &Shared) -> io::Result<OwnedFd> {
     bpf::load(ProgramType::SchedCls, &sender(slot, shared))
 }
 
-/// A slot's number as an immediate: below 64.
+/// A slot's number as an immediate: at most 256.
 fn number(slot: Slot) -> i32 {
     i32::from(slot.get())
 }
@@ -307,7 +307,7 @@ fn egress(text: &mut Assembler, to: Reg) {
 fn sender(slot: Slot, shared: &Shared) -> Vec<Instruction> {
     let mut text = Assembler::default();
     let text = &mut text;
-    let (drop, uncounted, untagged) = (text.label(), text.label(), text.label());
+    let (drop, untagged) = (text.label(), text.label());
 
     text.reg(Alu::Move, R6, R1);
     text.load(Size::Word, R1, R6, skb::CB);
@@ -315,26 +315,30 @@ fn sender(slot: Slot, shared: &Shared) -> Vec<Instruction> {
     text.load(Size::Word, R7, R6, CB_SLOT);
     text.jump_imm(If::GreaterOrEqual, R7, number(Slot::END), drop);
 
-    // One more frame of this pair, on this processor's own counters.
+    // One more frame of this pair, in this processor's square.
     text.call(Helper::CpuNumber);
-    text.jump_imm(If::GreaterOrEqual, R0, shared.processors(), uncounted);
-    text.imm(Alu::ShiftLeft, R0, shared::ROW_LEN.trailing_zeros().cast_signed());
+    text.imm(Alu::And, R0, shared.square_mask());
+    text.imm(Alu::ShiftLeft, R0, shared::SQUARE_LEN.trailing_zeros().cast_signed());
     text.imm(Alu::ShiftLeft, R7, shared::PAIR_LEN.trailing_zeros().cast_signed());
     text.value(R1, shared.pairs(), shared::pairs_from(slot));
     text.reg(Alu::Add, R1, R0);
     text.reg(Alu::Add, R1, R7);
-    text.load(Size::Double, R2, R1, 0);
-    text.imm(Alu::Add, R2, 1);
-    text.store(Size::Double, R1, 0, R2);
-    text.load(Size::Double, R2, R1, 8);
     text.load(Size::Word, R3, R6, skb::LEN);
-    text.reg(Alu::Add, R2, R3);
-    text.load(Size::Word, R3, R6, skb::VLAN_PRESENT);
-    text.jump_imm(If::Equal, R3, 0, untagged);
-    text.imm(Alu::Add, R2, 4);
+    text.load(Size::Word, R2, R6, skb::VLAN_PRESENT);
+    text.jump_imm(If::Equal, R2, 0, untagged);
+    text.imm(Alu::Add, R3, 4);
     text.place(untagged);
-    text.store(Size::Double, R1, 8, R2);
-    text.place(uncounted);
+    text.imm(Alu::Move, R2, 1);
+    if shared.is_crowded() {
+        text.fetch_add(R1, 0, R2);
+        text.fetch_add(R1, 8, R3);
+    } else {
+        for (at, more) in [(0, R2), (8, R3)] {
+            text.load(Size::Double, R4, R1, at);
+            text.reg(Alu::Add, R4, more);
+            text.store(Size::Double, R1, at, R4);
+        }
+    }
 
     // Without the mark the egress program of the other port would stop it.
     text.imm(Alu::Move, R1, MARK.cast_signed());

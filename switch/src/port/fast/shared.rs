@@ -3,7 +3,8 @@
 //! Three maps. *Stations*, a hash: where a station is, since when it may be
 //! taken, and when it was last heard. *Words*, mapped into our memory: the
 //! state of each port. *Pairs*, mapped too: how many frames went from each port
-//! to each other, a row of counters for each processor.
+//! to each other, in a few squares of counters among which the processors are
+//! divided.
 //!
 //! **Order.** A frame must not overtake an earlier one of the same source and
 //! destination that waits in the packet socket. Each port therefore numbers
@@ -82,18 +83,22 @@ pub(super) const ISOLATED: i32 = 2;
 
 /// Where the words of the port in `slot` begin.
 pub(super) fn port_at(slot: Slot) -> i16 {
-    // 64 slots of 64 bytes.
-    (i16::from(slot.get()) + 1) * 64
+    // 256 slots of 64 bytes.
+    (slot.get().cast_signed() + 1) * 64
 }
 
 const WORDS_LEN: usize = PORT_LEN * (1 + SLOTS as usize);
 
 /// Bytes of a pair's counters: frames, then bytes.
 pub(super) const PAIR_LEN: usize = 16;
-/// Bytes of the pairs of one processor.
-pub(super) const ROW_LEN: usize = PAIR_LEN * SLOTS as usize * SLOTS as usize;
+/// Bytes of a square of pairs.
+pub(super) const SQUARE_LEN: usize = PAIR_LEN * SLOTS as usize * SLOTS as usize;
 
-/// Where in a row the pairs begin whose ingress is `slot`.
+/// Squares at most: the kernel keeps memory for all of each. Of more processors,
+/// several share one, and add to it as one step.
+const SQUARES_MAX: usize = 8;
+
+/// Where in a square the pairs begin whose ingress is `slot`.
 pub(super) fn pairs_from(slot: Slot) -> i32 {
     i32::from(slot.get()) * i32::from(SLOTS) * 16
 }
@@ -104,7 +109,9 @@ pub(super) struct Shared {
     stations: OwnedFd,
     words: Mapping,
     pairs: Mapping,
-    processors: usize,
+    squares: usize,
+    /// Whether more than one processor may add to a pair at a time.
+    is_crowded: bool,
 }
 
 impl Shared {
@@ -114,11 +121,13 @@ impl Shared {
     /// EPERM without CAP_BPF; ENOMEM.
     pub fn new(stations: u32) -> io::Result<Shared> {
         let processors = processors();
+        let squares = processors.next_power_of_two().min(SQUARES_MAX);
         Ok(Shared {
-            stations: bpf::map(MapType::Hash, size_of::<u64>(), size_of::<Station>(), stations.max(1))?,
+            stations: bpf::map(MapType::Hash, size_of::<u64>(), size_of::<Station>(), stations)?,
             words: Mapping::new(WORDS_LEN)?,
-            pairs: Mapping::new(ROW_LEN * processors)?,
-            processors,
+            pairs: Mapping::new(SQUARE_LEN * squares)?,
+            squares,
+            is_crowded: processors > squares,
         })
     }
 
@@ -134,9 +143,14 @@ impl Shared {
         &self.pairs.fd
     }
 
-    /// Rows of `pairs`.
-    pub fn processors(&self) -> i32 {
-        i32::try_from(self.processors).unwrap_or(i32::MAX)
+    /// The bits of a processor's number that say which square of `pairs` it has.
+    pub fn square_mask(&self) -> i32 {
+        i32::try_from(self.squares - 1).unwrap_or(0)
+    }
+
+    /// Whether more than one processor may add to a pair at a time.
+    pub fn is_crowded(&self) -> bool {
+        self.is_crowded
     }
 
     /// A 32-bit word of the switch, or of a port.
@@ -153,8 +167,8 @@ impl Shared {
     /// together.
     pub fn pair(&self, from: Slot, to: Slot) -> (u64, u64) {
         let place = usize::from(from.get()) * usize::from(SLOTS) + usize::from(to.get());
-        (0..self.processors).fold((0, 0), |(frames, bytes), processor| {
-            let at = processor * ROW_LEN + place * PAIR_LEN;
+        (0..self.squares).fold((0, 0), |(frames, bytes), square| {
+            let at = square * SQUARE_LEN + place * PAIR_LEN;
             let load = |at| self.pairs.word(at).load(std::sync::atomic::Ordering::Relaxed);
             (frames + load(at), bytes + load(at + 8))
         })

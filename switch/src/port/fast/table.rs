@@ -42,16 +42,17 @@ pub struct Passed {
     pub bytes: u64,
 }
 
-/// Frames and bytes of each pair of ports that were counted already.
-type Counted = [[(u64, u64); SLOTS as usize]; SLOTS as usize];
-
 /// The stations and ports of the fast path.
 #[derive(Debug)]
 pub struct FastTable {
     shared: Arc<Shared>,
-    counted: Box<Counted>,
-    /// Slots that were ever in use, as a bit mask.
-    used: u64,
+    /// Stations that the kernel may know at a time.
+    capacity: u32,
+    /// Frames and bytes of each pair of ports that were counted already: a row
+    /// for each ingress.
+    counted: Box<[[[u64; 2]; SLOTS as usize]]>,
+    /// One more than the highest slot that was ever in use.
+    used: u16,
     /// Of the youngest station.
     generation: u64,
     /// Up to which generation, once every slot is done with what it had then.
@@ -59,16 +60,26 @@ pub struct FastTable {
 }
 
 impl FastTable {
-    pub(super) fn new(shared: Arc<Shared>) -> FastTable {
-        let counted = Box::new([[(0, 0); SLOTS as usize]; SLOTS as usize]);
-        let table = FastTable { shared, counted, used: 0, generation: 0, settling: None };
+    pub(super) fn new(shared: Arc<Shared>, capacity: u32) -> FastTable {
+        let counted = vec![[[0; 2]; SLOTS as usize]; SLOTS.into()].into();
+        let table = FastTable { shared, capacity, counted, used: 0, generation: 0, settling: None };
         table.set_padding(false);
         table
     }
 
+    /// How many stations it may have.
+    pub fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// The slots that were ever in use, and those between.
+    fn used(&self) -> impl Iterator<Item = Slot> + use<> {
+        Slot::all().take(self.used.into())
+    }
+
     /// Says how the port in `slot` looks.
     pub fn set_port(&mut self, slot: Slot, face: FastFace) {
-        self.used |= 1 << slot.get();
+        self.used = self.used.max(slot.get() + 1);
         let FastFace { ifindex, mtu, up, isolated } = face;
         let word = |field| self.shared.word32(Some(slot), field);
         word(IFINDEX).store(ifindex, Ordering::Relaxed);
@@ -123,9 +134,7 @@ impl FastTable {
     pub fn settle(&mut self) {
         match &self.settling {
             Some((generation, waited)) => {
-                let through = Slot::all()
-                    .filter(|slot| self.used & 1 << slot.get() != 0)
-                    .all(|slot| self.load(slot, DONE) >= waited[slot.index()]);
+                let through = self.used().all(|slot| self.load(slot, DONE) >= waited[slot.index()]);
                 if through {
                     self.shared.word(None, SETTLED).store(*generation, Ordering::Release);
                     self.settling = None;
@@ -133,7 +142,7 @@ impl FastTable {
             }
             None if self.shared.word(None, SETTLED).load(Ordering::Relaxed) != self.generation => {
                 let mut waiting = [0; SLOTS as usize];
-                for slot in Slot::all() {
+                for slot in self.used() {
                     waiting[slot.index()] = self.load(slot, SLOW);
                 }
                 self.settling = Some((self.generation, waiting));
@@ -149,14 +158,12 @@ impl FastTable {
     /// Tells of every pair of ports between which the kernel has sent frames
     /// since the last call.
     pub fn passed(&mut self, mut tell: impl FnMut(Passed)) {
-        let used = self.used;
-        let slots = || Slot::all().filter(|slot| used & 1 << slot.get() != 0);
-        for from in slots() {
-            for to in slots() {
+        for from in self.used() {
+            for to in self.used() {
                 let (frames, bytes) = self.shared.pair(from, to);
                 let counted = &mut self.counted[from.index()][to.index()];
-                if counted.0 != frames {
-                    let (frames_before, bytes_before) = std::mem::replace(counted, (frames, bytes));
+                if counted[0] != frames {
+                    let [frames_before, bytes_before] = std::mem::replace(counted, [frames, bytes]);
                     tell(Passed { from, to, frames: frames - frames_before, bytes: bytes - bytes_before });
                 }
             }
