@@ -127,6 +127,38 @@ fn the_seventieth_port_takes_part() -> Result<()> {
     Ok(())
 }
 
+/// What waits for the switch's process holds up frames of its own source, and those
+/// of no other.
+#[test]
+fn f03_a_source_waits_behind_its_own_frames_only() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let (plain, other) = (flow_between(1, 2, 512), flow_between(3, 2, 512));
+    // Segments so small are the engine's.
+    let mut slow = flow_between(1, 2, 54 + 20 * 255).with_segments(255);
+    slow.id = 3;
+    for flow in [&plain, &other] {
+        lan.teach(flow, &from, &to)?;
+        warm(&lan, flow, &from)?;
+    }
+    let sink = Sink::start(to, &[plain.clone(), slow.clone(), other.clone()], None)?;
+    let paused = lan.switch.pause()?;
+    let slow_sent = generate(&from, &slow, Pace::Saturate, Until::Count(1), None)?;
+    let plain_sent = generate(&from, &plain, Pace::Saturate, Until::Count(10), None)?;
+    let other_sent = generate(&from, &other, Pace::Saturate, Until::Count(100), None)?;
+    wait_until("the other source's frames", SOON, || sink.frames() >= 100)?;
+    // The TAP gives its frames on one after the other: had one of the former been
+    // taken, it would have come before the last of these.
+    ensure!(sink.frames() == 100, "{} frames", sink.frames());
+    drop(paused);
+    let received = sink.finish(111, QUIET)?;
+    for (received, sent) in received.iter().zip([&plain_sent, &slow_sent, &other_sent]) {
+        received.assert_clean(sent);
+    }
+    Ok(())
+}
+
 #[test]
 fn switched_off_every_frame_goes_through_the_engine() -> Result<()> {
     require!(root, tun);

@@ -188,8 +188,9 @@ impl Fast {
             return false;
         };
         for mac in some {
-            let Some(age) = self.table.age(*mac) else { continue };
             let Some(known) = bridge.station(now, VlanId::UNAWARE, *mac) else { continue };
+            let Some(slot) = self.slots[known.port.index()] else { continue };
+            let Some(age) = self.table.age(*mac, slot) else { continue };
             let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             let then = Time::from_nanos(now.as_nanos().saturating_sub(age_ns));
             bridge.refresh(VlanId::UNAWARE, *mac, known.port, then);

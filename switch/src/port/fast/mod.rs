@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use shared::{DONE, DRAINING, FLAGS, GATED, MISSED, SLOW, Shared};
+use shared::{DONE, DRAINING, FLAGS, MISSED, SLOW, Shared};
 
 pub use table::{FastFace, FastTable, Passed};
 
@@ -109,7 +109,7 @@ impl FastPath {
         let word = |field| port.shared.word(Some(slot), field);
         port.shared.word32(Some(slot), FLAGS).store(0, Ordering::Relaxed);
         port.shared.word32(Some(slot), DRAINING).store(0, Ordering::Relaxed);
-        for field in [SLOW, DONE, GATED, MISSED] {
+        for field in [SLOW, DONE, MISSED] {
             word(field).store(0, Ordering::Relaxed);
         }
         port.programs = Some(Programs {

@@ -178,7 +178,7 @@ fn filter(slot: Slot, shared: &Shared) -> Vec<Instruction> {
 
     // Is anything of the flow still on the slow way?
     text.load(Size::Double, R1, R8, own + shared::DONE);
-    text.load(Size::Double, R2, R8, own + shared::GATED);
+    text.load(Size::Double, R2, R9, Station::GATED);
     text.load(Size::Double, R3, R10, DST);
     text.load(Size::Double, R4, R8, shared::SETTLED);
     let settled = text.label();
@@ -217,9 +217,9 @@ fn filter(slot: Slot, shared: &Shared) -> Vec<Instruction> {
     text.fetch_add(R8, own + shared::SLOW, R1);
     text.imm(Alu::Add, R1, 1);
     let later = text.label();
-    text.load(Size::Double, R2, R8, own + shared::GATED);
+    text.load(Size::Double, R2, R9, Station::GATED);
     text.jump_reg(If::GreaterOrEqual, R2, R1, later);
-    text.store(Size::Double, R8, own + shared::GATED, R1);
+    text.store(Size::Double, R9, Station::GATED, R1);
     text.place(later);
     text.imm(Alu::Move, R0, ALL);
     text.exit();

@@ -9,11 +9,13 @@
 //! **Order.** A frame must not overtake an earlier one of the same source and
 //! destination that waits in the packet socket. Each port therefore numbers
 //! the frames that it gives to its socket (`SLOW`), and the engine says how many
-//! it is done with (`DONE`). `GATED` is the number of the last frame that only
-//! went the slow way because it would have overtaken another. A frame is taken
-//! if `DONE` has reached `GATED`; and as long as an entry is young (above
+//! it is done with (`DONE`). A station's `gated` is the number of the last frame
+//! from there that went the slow way although both stations are known: it did not
+//! fit the fast path, or would have overtaken another. A frame is taken if `DONE`
+//! has reached its source's `gated`; and as long as an entry is young (above
 //! `SETTLED`), when frames from before it may still be waiting, only if `DONE`
-//! has reached `SLOW`: nothing waits at all.
+//! has reached `SLOW`: nothing waits at all. (One number for a whole port would do
+//! too; but on a busy port each new station would close the fast path for all.)
 //!
 //! A sender that is always faster than the slow way would never find it empty.
 //! Once its socket loses frames anyway, `DRAINING` makes the filter drop (and
@@ -42,12 +44,16 @@ pub(super) struct Station {
     /// When it last sent a frame, in ns of CLOCK_MONOTONIC_COARSE; written by
     /// the filter.
     pub seen: u64,
+    /// Number of its last frame behind which others must wait, among the slow ones
+    /// of its port; written by the filter.
+    pub gated: u64,
 }
 
 impl Station {
     pub const SLOT: i16 = 0;
     pub const GENERATION: i16 = 8;
     pub const SEEN: i16 = 16;
+    pub const GATED: i16 = 24;
 }
 
 /// Words of the whole switch, in bytes from the beginning: 64 bits.
@@ -72,9 +78,7 @@ pub(super) const SLOW: i16 = 16;
 /// 64 bits; written by us.
 pub(super) const DONE: i16 = 24;
 /// 64 bits; written by the filter.
-pub(super) const GATED: i16 = 32;
-/// 64 bits; written by the filter.
-pub(super) const MISSED: i16 = 40;
+pub(super) const MISSED: i16 = 32;
 
 /// Flag: the fast path may be used from and to this port.
 pub(super) const ENABLED: i32 = 1;

@@ -109,6 +109,7 @@ impl FastTable {
             slot: slot.get().into(),
             padding: 0,
             generation: self.generation + 1,
+            gated: 0,
             seen: now_ns().saturating_sub(u64::try_from(heard.as_nanos()).unwrap_or(u64::MAX)),
         };
         bpf::update(self.shared.stations(), &key(mac), station)?;
@@ -122,11 +123,22 @@ impl FastTable {
         let _ = bpf::delete(self.shared.stations(), &key(mac));
     }
 
-    /// How long ago the station was last heard, to some 0.15 s; `None` if it is
-    /// not installed.
-    pub fn age(&self, mac: MacAddr) -> Option<Duration> {
+    /// How long ago the station on the port in `slot` was last heard, to some
+    /// 0.15 s; `None` if it is not installed there.
+    pub fn age(&mut self, mac: MacAddr, slot: Slot) -> Option<Duration> {
         let station: Station = bpf::look_up(self.shared.stations(), &key(mac)).ok()?;
-        Some(Duration::from_nanos(now_ns().saturating_sub(station.seen)))
+        if station.slot != u32::from(slot.get()) {
+            return None;
+        }
+        let age = Duration::from_nanos(now_ns().saturating_sub(station.seen));
+        // The kernel uses an entry's memory again at once. A filter that was looking
+        // at the former one wrote a number of another port here, which this port may
+        // not reach in years.
+        if station.gated > self.load(slot, SLOW) {
+            // Fails only if it has gone, which is as good.
+            let _ = self.install(mac, slot, age);
+        }
+        Some(age)
     }
 
     /// Looks whether what waited when the youngest stations came is through,
