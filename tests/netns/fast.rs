@@ -142,6 +142,10 @@ fn f03_a_source_waits_behind_its_own_frames_only() -> Result<()> {
         lan.teach(flow, &from, &to)?;
         warm(&lan, flow, &from)?;
     }
+    // A few numbers after a source's last it waits for all, and the port is young.
+    let before = total(&lan)?;
+    generate(&from, &flow_between(4, 99, 60), Pace::Rate(2_000.0), Until::Count(100), None)?;
+    wait_until("them to be judged", SOON, || total(&lan).is_ok_and(|now| now.rx >= before.rx + 100))?;
     let sink = Sink::start(to, &[plain.clone(), slow.clone(), other.clone()], None)?;
     let paused = lan.switch.pause()?;
     let slow_sent = generate(&from, &slow, Pace::Saturate, Until::Count(1), None)?;
@@ -156,6 +160,41 @@ fn f03_a_source_waits_behind_its_own_frames_only() -> Result<()> {
     for (received, sent) in received.iter().zip([&plain_sent, &slow_sent, &other_sent]) {
         received.assert_clean(sent);
     }
+    Ok(())
+}
+
+/// A socket that overflows loses its last frames, and its first are no nearer to
+/// their end for that.
+#[test]
+fn f03_what_is_lost_at_the_end_of_the_queue_lets_nobody_overtake_its_beginning() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let plain = flow_between(1, 2, 512);
+    lan.teach(&plain, &from, &to)?;
+    warm(&lan, &plain, &from)?;
+    // To nobody: every frame of it waits for the engine.
+    let crowd = flow_between(3, 99, 60);
+    // Segments so small are the engine's.
+    let mut slow = flow_between(1, 2, 54 + 20 * 255).with_segments(255);
+    slow.id = 3;
+    let sink = Sink::start(to, &[plain.clone(), slow.clone()], None)?;
+    let before = total(&lan)?;
+    let paused = lan.switch.pause()?;
+    generate(&from, &crowd, Pace::Saturate, Until::Count(9_000), None)?;
+    let slow_sent = generate(&from, &slow, Pace::Saturate, Until::Count(1), None)?;
+    // So long that loss counters are due at once.
+    generate(&from, &crowd, Pace::Rate(30_000.0), Until::Count(45_000), None)?;
+    drop(paused);
+    wait_until("the first of them", SOON, || total(&lan).is_ok_and(|now| now.rx > before.rx))?;
+    let plain_sent = generate(&from, &plain, Pace::Rate(2_000.0), Until::Count(2_000), None)?;
+    let received = sink.finish(slow_sent.frames + plain_sent.frames, QUIET)?;
+    let missed = total(&lan)?.rx_missed;
+    ensure!(missed > 20_000, "the socket did not overflow: {missed}");
+    received[1].assert_clean(&slow_sent);
+    ensure!(received[0].frames > 0 && received[0].reordered == 0, "{}", received[0]);
+    let overtaken = received[1].span_ns.1.saturating_sub(received[0].span_ns.0);
+    ensure!(overtaken == 0, "the source's first frame came {overtaken} ns after its second");
     Ok(())
 }
 

@@ -299,7 +299,8 @@ impl NetdevPort {
         Rx::More
     }
 
-    /// Counts frames that were meant for us and are lost.
+    /// Counts frames that the kernel threw away instead of giving them to us, when
+    /// their turn came.
     fn count_lost(&mut self, frames: u64) {
         self.rx_missed += frames;
         self.lost += frames;
@@ -308,8 +309,12 @@ impl NetdevPort {
     /// Asks the kernel how many frames found the socket full; true if any.
     fn ask_drops(&mut self) -> bool {
         let drops = packet::take_drops(&self.fd);
-        self.count_lost(u64::from(drops));
+        let drops = u64::from(drops);
+        self.rx_missed += drops;
         self.bursts = 0;
+        if let Some(fast) = self.fast.as_mut() {
+            fast.dropped(drops);
+        }
         drops > 0
     }
 
@@ -319,12 +324,11 @@ impl NetdevPort {
         fast.done(self.arrived.len() as u64 + std::mem::take(&mut self.lost));
         self.bursts += 1;
         let wants_answer = if self.was_empty { fast.is_behind() } else { self.bursts >= BURSTS_PER_ASKING };
-        if wants_answer && self.ask_drops() {
-            let lost = std::mem::take(&mut self.lost);
-            if let Some(fast) = self.fast.as_mut() {
-                fast.done(lost);
-                fast.drain();
-            }
+        if wants_answer
+            && self.ask_drops()
+            && let Some(fast) = self.fast.as_mut()
+        {
+            fast.drain();
         }
     }
 
@@ -469,10 +473,12 @@ impl Port for NetdevPort {
     }
 
     fn losses(&mut self) -> Losses {
+        if let Some(fast) = self.fast.as_mut() {
+            fast.done(std::mem::take(&mut self.lost));
+        }
         self.ask_drops();
         let mut rx_missed = self.rx_missed;
         if let Some(fast) = self.fast.as_mut() {
-            fast.done(std::mem::take(&mut self.lost));
             if self.was_empty {
                 fast.forget_lost();
             }

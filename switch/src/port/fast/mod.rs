@@ -105,6 +105,8 @@ impl FastPath {
             bursts_until_drain: 0,
             bursts_left: 0,
             behind: None,
+            received: 0,
+            dropped: [Dropped::default(); 2],
         };
         let word = |field| port.shared.word(Some(slot), field);
         port.shared.word32(Some(slot), FLAGS).store(0, Ordering::Relaxed);
@@ -142,6 +144,20 @@ pub(super) struct FastPort {
     bursts_left: u32,
     /// How far the filter had got a second ago, if we were behind.
     behind: Option<u64>,
+    /// Frames that came out of the socket.
+    received: u64,
+    /// Frames that found it full, behind others that still wait there: those that
+    /// are through first, and the rest.
+    dropped: [Dropped; 2],
+}
+
+/// Frames that found the socket full. Some waited there before them, so they are
+/// done with only when those are.
+#[derive(Clone, Copy, Default, Debug)]
+struct Dropped {
+    frames: u64,
+    /// How many have then come out of the socket since its beginning.
+    until: u64,
 }
 
 /// Draining ends after so many bursts even if frames still wait: a full receive
@@ -166,12 +182,15 @@ impl FastPort {
         self.shared.word(Some(self.slot), field)
     }
 
-    /// So many frames that the filter gave to the socket have been sent on, or
-    /// are lost.
+    /// So many frames that came out of the socket have been sent on, or are lost.
     pub fn done(&mut self, frames: u64) {
-        let done = self.word(DONE);
-        // One writer: no frame may be taken before its forerunners are sent.
-        done.store(done.load(Ordering::Relaxed) + frames, Ordering::Release);
+        self.received += frames;
+        let mut through = frames;
+        while self.dropped[0].frames > 0 && self.dropped[0].until <= self.received {
+            through += self.dropped[0].frames;
+            self.dropped = [self.dropped[1], Dropped::default()];
+        }
+        self.add_done(through);
         self.bursts_until_drain = self.bursts_until_drain.saturating_sub(1);
         if self.bursts_left > 0 {
             self.bursts_left -= 1;
@@ -179,6 +198,32 @@ impl FastPort {
                 self.stop_draining();
             }
         }
+    }
+
+    /// So many more frames have found the socket full. Where among those that wait
+    /// they were is not known: they count as done once all of these are.
+    pub fn dropped(&mut self, frames: u64) {
+        let [first, second] = self.dropped;
+        let all = first.frames + second.frames + frames;
+        // The drops were asked for before this is read: what came between counts as
+        // waiting, and all that can happen is that the wait is too long.
+        let (slow, done) = (self.word(SLOW).load(Ordering::Relaxed), self.word(DONE).load(Ordering::Relaxed));
+        let waiting = slow.saturating_sub(done + all);
+        let until = self.received + waiting;
+        if waiting == 0 {
+            self.dropped = [Dropped::default(); 2];
+            self.add_done(all);
+        } else if first.frames == 0 {
+            self.dropped[0] = Dropped { frames, until };
+        } else {
+            self.dropped[1] = Dropped { frames: second.frames + frames, until };
+        }
+    }
+
+    fn add_done(&self, frames: u64) {
+        let done = self.word(DONE);
+        // One writer: no frame may be taken before its forerunners are sent.
+        done.store(done.load(Ordering::Relaxed) + frames, Ordering::Release);
     }
 
     /// Whether frames wait for us, as far as the filter's count tells.
@@ -210,6 +255,7 @@ impl FastPort {
             && done < then
         {
             self.word(DONE).store(then, Ordering::Release);
+            self.dropped = [Dropped::default(); 2];
         }
         if done < slow {
             self.behind = Some(slow);

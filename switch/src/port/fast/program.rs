@@ -59,6 +59,12 @@ const NOTHING: i32 = 0;
 /// power of 27, 134 ms, so that a line is not written for each frame.
 const SEEN_AGE: i32 = 1 << 27;
 
+/// A frame waits until so many more than its source's last slow one are done with,
+/// or all: two processors may have given frames to the socket in another order than
+/// they were numbered, by as many frames as one of them gives on between the two
+/// steps of the other: some hundred nanoseconds.
+const SLACK: i32 = 16;
+
 /// Super-frames of smaller segments are left to the engine, which bounds what a
 /// frame may become (see `offload`).
 const GSO_SIZE_MIN: i32 = 256;
@@ -179,11 +185,15 @@ fn filter(slot: Slot, shared: &Shared) -> Vec<Instruction> {
     // Is anything of the flow still on the slow way?
     text.load(Size::Double, R1, R8, own + shared::DONE);
     text.load(Size::Double, R2, R9, Station::GATED);
+    text.imm(Alu::Add, R2, SLACK);
+    text.load(Size::Double, R5, R8, own + shared::SLOW);
     text.load(Size::Double, R3, R10, DST);
     text.load(Size::Double, R4, R8, shared::SETTLED);
-    let settled = text.label();
-    text.jump_reg(If::GreaterOrEqual, R4, R3, settled);
-    text.load(Size::Double, R2, R8, own + shared::SLOW);
+    let (all, settled) = (text.label(), text.label());
+    text.jump_reg(If::Less, R4, R3, all);
+    text.jump_reg(If::Less, R2, R5, settled);
+    text.place(all);
+    text.reg(Alu::Move, R2, R5);
     text.place(settled);
     text.jump_reg(If::Less, R1, R2, gated);
 

@@ -12,10 +12,13 @@
 //! it is done with (`DONE`). A station's `gated` is the number of the last frame
 //! from there that went the slow way although both stations are known: it did not
 //! fit the fast path, or would have overtaken another. A frame is taken if `DONE`
-//! has reached its source's `gated`; and as long as an entry is young (above
+//! is well past its source's `gated`; and as long as an entry is young (above
 //! `SETTLED`), when frames from before it may still be waiting, only if `DONE`
 //! has reached `SLOW`: nothing waits at all. (One number for a whole port would do
 //! too; but on a busy port each new station would close the fast path for all.)
+//! Two things are left to chance: frames of one source on two processors at a time,
+//! which may set `gated` back by the few frames between them, and a processor that is
+//! halted for long between numbering a frame and giving it to the socket.
 //!
 //! A sender that is always faster than the slow way would never find it empty.
 //! Once its socket loses frames anyway, `DRAINING` makes the filter drop (and
