@@ -189,8 +189,23 @@ impl Bridge {
     /// call again: `now` if there are more, `None` if nothing is left to age.
     /// Once a second is enough; a look-up never sees an aged entry.
     pub fn sweep(&mut self, now: Time) -> Option<Time> {
-        let Bridge { fdb, notes, .. } = self;
-        let wait = fdb.sweep(now.as_millis(), |vid, mac, port| {
+        self.sweep_asking(now, |_, _| None)
+    }
+
+    /// The same where copies of entries are lent: before one of these goes, `heard`
+    /// is asked how long ago whoever has the copy heard from that station on that
+    /// port.
+    pub fn sweep_asking(
+        &mut self,
+        now: Time,
+        mut heard: impl FnMut(MacAddr, PortId) -> Option<Duration>,
+    ) -> Option<Time> {
+        let Bridge { fdb, notes, ports, .. } = self;
+        let heard = |_, mac, port| {
+            let age = if ports.settings(port).learning { heard(mac, port) } else { None }?;
+            u64::try_from(age.as_millis()).ok()
+        };
+        let wait = fdb.sweep(now.as_millis(), heard, |vid, mac, port| {
             notes.push(Note { kind: NoteKind::Aged, at: now, vid, mac, from: port, port });
         })?;
         Some(now.after(Duration::from_millis(wait)))

@@ -3,7 +3,8 @@
 //! and refreshes ages.
 //!
 //! A pair of stations is lent when the second frame of its source comes to the
-//! engine: a flood of sources that each speak once costs nothing here. Whatever
+//! engine: a flood of sources that each speak once lends nothing unless somebody
+//! answers, and then no more than their port's share of the places. Whatever
 //! the bridge changes of a lent station is recalled before the frame that caused
 //! it leaves.
 //!
@@ -11,7 +12,9 @@
 //! frames the kernel could not tell apart yet: stations of VLAN-unaware switches
 //! are lent, no others.
 
-use indexmap::IndexSet;
+use std::time::Duration;
+
+use indexmap::IndexMap;
 
 use super::{SWEEP_PAUSE, Slot as PortSlot};
 use crate::bridge::{Bridge, Lent, PORTS_MAX, PortId, Station, Time, Verdict};
@@ -25,6 +28,9 @@ const LOANS_PER_TURN: usize = 16;
 /// call each, some 100 µs together.
 const REFRESHES: usize = 256;
 
+/// The most of them at a time, however many there are and however soon they age.
+const REFRESHES_MAX: usize = 4096;
+
 /// The engine's use of the fast path.
 #[derive(Debug)]
 pub(super) struct Fast {
@@ -33,22 +39,31 @@ pub(super) struct Fast {
     enabled: bool,
     slots: Box<[Option<Slot>; PORTS_MAX]>,
     ports: Box<[Option<PortId>; PORTS_MAX]>,
-    /// Room is there for all that the table takes.
-    lent: IndexSet<MacAddr>,
-    /// Where the next refresh goes on in `lent`.
-    next_refresh: usize,
+    /// The stations that are lent, and where they are.
+    lent: IndexMap<MacAddr, PortId>,
+    /// How many of them are on each port.
+    lent_on: Box<[u32; PORTS_MAX]>,
+    /// Ports that have slots.
+    members: usize,
+    /// The next refresh goes on below this in `lent`, towards its beginning: what is
+    /// taken out there is replaced by the last, which has had its turn.
+    refresh_below: usize,
 }
 
 impl Fast {
     pub fn new(table: FastTable) -> Fast {
-        let lent = IndexSet::with_capacity(table.capacity());
+        // Twice the room, so that its index never asks for more, whatever places were
+        // given up.
+        let lent = IndexMap::with_capacity(2 * table.capacity());
         Fast {
             table,
             enabled: false,
             slots: Box::new([None; PORTS_MAX]),
             ports: Box::new([None; PORTS_MAX]),
             lent,
-            next_refresh: 0,
+            lent_on: Box::new([0; PORTS_MAX]),
+            members: 0,
+            refresh_below: 0,
         }
     }
 
@@ -77,7 +92,7 @@ impl Fast {
             self.leave(bridge, id);
         }
         let Some(((slot, ifindex), link)) = now else { return };
-        self.slots[id.index()] = Some(slot);
+        self.members += usize::from(self.slots[id.index()].replace(slot).is_none());
         self.ports[slot.index()] = Some(id);
         let up = link.up && self.enabled;
         self.table
@@ -89,17 +104,16 @@ impl Fast {
         let Some(slot) = self.slots[id.index()].take() else { return };
         self.table.set_port(slot, FastFace { ifindex: 0, mtu: 0, up: false, isolated: false });
         let Fast { table, lent, .. } = self;
-        lent.retain(|mac| {
-            // The oldest there is: of no entry does it matter whether it has aged.
-            let station = bridge.station(Time::START, VlanId::UNAWARE, *mac);
-            let stays = station.is_some_and(|station| station.port != id);
-            if !stays {
+        lent.retain(|mac, port| {
+            if *port == id {
                 table.withdraw(*mac);
                 bridge.set_lent(VlanId::UNAWARE, *mac, Lent::No);
             }
-            stays
+            *port != id
         });
-        self.count(bridge);
+        self.lent_on[id.index()] = 0;
+        self.members -= 1;
+        self.count_pairs(bridge, Some(slot));
         self.ports[slot.index()] = None;
     }
 
@@ -108,7 +122,9 @@ impl Fast {
     pub fn recall(&mut self, bridge: &mut Bridge) {
         for (_, mac) in bridge.take_recalled() {
             self.table.withdraw(mac);
-            self.lent.swap_remove(&mac);
+            if let Some(port) = self.lent.swap_remove(&mac) {
+                self.lent_on[port.index()] -= 1;
+            }
         }
     }
 
@@ -123,8 +139,7 @@ impl Fast {
         frames: &[Frame<'_>],
         verdicts: &[Verdict],
     ) {
-        let is_full = self.lent.len() + 2 * LOANS_PER_TURN > self.table.capacity();
-        if !self.enabled || is_full || self.slots[ingress.index()].is_none() {
+        if !self.enabled || self.slots[ingress.index()].is_none() || !self.has_room(ingress) {
             return;
         }
         let mut loans = 0;
@@ -143,6 +158,9 @@ impl Fast {
             if (from.port, to.port) != (ingress, egress) || (from.lent, to.lent) == (Lent::Yes, Lent::Yes) {
                 continue;
             }
+            if !self.has_room(ingress) || !self.has_room(egress) {
+                return;
+            }
             self.lend(bridge, src, from);
             self.lend(bridge, dst, to);
             loans += 1;
@@ -152,12 +170,22 @@ impl Fast {
         }
     }
 
+    /// Whether a station on `port`, and one more, may be lent: one half of the places
+    /// is for all, and of the other each port has its share, so that no guest with many
+    /// addresses takes them from the others.
+    fn has_room(&self, port: PortId) -> bool {
+        let (capacity, lent) = (self.table.capacity(), self.lent.len());
+        let share = capacity / 2 / self.members.max(1);
+        lent + 2 <= capacity / 2 || lent + 2 <= capacity && (self.lent_on[port.index()] as usize) < share
+    }
+
     fn lend(&mut self, bridge: &mut Bridge, mac: MacAddr, known: Station) {
         let (Lent::No, Some(slot)) = (known.lent, self.slots[known.port.index()]) else { return };
         // Short of memory: its frames go on coming here.
         if self.table.install(mac, slot, known.heard).is_ok() {
             bridge.set_lent(VlanId::UNAWARE, mac, Lent::Yes);
-            self.lent.insert(mac);
+            self.lent.insert(mac, known.port);
+            self.lent_on[known.port.index()] += 1;
         }
     }
 
@@ -169,8 +197,13 @@ impl Fast {
 
     /// Adds what the kernel has forwarded to the bridge's counters.
     pub fn count(&mut self, bridge: &mut Bridge) {
+        self.count_pairs(bridge, None);
+    }
+
+    /// The same, of all pairs or those with a certain port.
+    fn count_pairs(&mut self, bridge: &mut Bridge, of: Option<Slot>) {
         let ports = &self.ports;
-        self.table.passed(|Passed { from, to, frames, bytes }| {
+        self.table.passed(of, |Passed { from, to, frames, bytes }| {
             let (from, to) = (ports[from.index()], ports[to.index()]);
             bridge.counters_mut().count_passed(from, to, frames, bytes);
         });
@@ -178,24 +211,25 @@ impl Fast {
 
     /// Refreshes the entries of some lent stations; true if there are more, which
     /// is to go on after [`SWEEP_PAUSE`]. All of them are through in a quarter of the
-    /// ageing time, so that none ages out that spoke.
+    /// ageing time, as far as [`REFRESHES_MAX`] allows.
     pub fn refresh(&mut self, bridge: &mut Bridge, now: Time) -> bool {
         let pauses = bridge.settings().ageing.as_millis() / 4 / SWEEP_PAUSE.as_millis();
         let some = self.lent.len().div_ceil(usize::try_from(pauses).unwrap_or(usize::MAX).max(1));
-        let end = (self.next_refresh + some.max(REFRESHES)).min(self.lent.len());
-        let Some(some) = self.lent.get_range(self.next_refresh..end) else {
-            self.next_refresh = 0;
-            return false;
-        };
-        for mac in some {
-            let Some(known) = bridge.station(now, VlanId::UNAWARE, *mac) else { continue };
-            let Some(slot) = self.slots[known.port.index()] else { continue };
-            let Some(age) = self.table.age(*mac, slot) else { continue };
+        let end = self.refresh_below.min(self.lent.len());
+        let start = end.saturating_sub(some.clamp(REFRESHES, REFRESHES_MAX));
+        for at in start..end {
+            let Some((&mac, &port)) = self.lent.get_index(at) else { continue };
+            let Some(age) = self.age(mac, port) else { continue };
             let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             let then = Time::from_nanos(now.as_nanos().saturating_sub(age_ns));
-            bridge.refresh(VlanId::UNAWARE, *mac, known.port, then);
+            bridge.refresh(VlanId::UNAWARE, mac, port, then);
         }
-        self.next_refresh = if end < self.lent.len() { end } else { 0 };
-        self.next_refresh != 0
+        self.refresh_below = if start > 0 { start } else { usize::MAX };
+        start > 0
+    }
+
+    /// How long ago the kernel heard from a station that is lent there.
+    pub fn age(&mut self, mac: MacAddr, port: PortId) -> Option<Duration> {
+        self.table.age(mac, self.slots[port.index()]?)
     }
 }

@@ -316,16 +316,18 @@ impl Engine {
             }
         }
         let mut tick = TICK;
-        if let Some(fast) = self.fast.as_mut() {
+        let mut more = false;
+        let next = if let Some(fast) = self.fast.as_mut() {
             // Whose frames do not come here must not age for that.
-            if fast.refresh(&mut self.bridge, now) {
-                return SWEEP_PAUSE;
-            }
+            more = fast.refresh(&mut self.bridge, now);
             if fast.is_used() {
                 tick = tick.min(self.bridge.settings().ageing / 4).max(SWEEP_PAUSE);
             }
-        }
-        let more = self.bridge.sweep(now).is_some_and(|next| next <= now);
+            self.bridge.sweep_asking(now, |mac, port| fast.age(mac, port))
+        } else {
+            self.bridge.sweep(now)
+        };
+        more |= next.is_some_and(|next| next <= now);
         self.show_change(Change::Swept);
         if let Some(fast) = self.fast.as_mut() {
             fast.recall(&mut self.bridge);

@@ -330,9 +330,15 @@ impl Fdb {
     }
 
     /// Takes out entries that have aged, at most [`SWEEP_MAX`], and tells
-    /// `aged` of each. Returns how many milliseconds from `now` the next will
-    /// have, if there is one.
-    pub fn sweep(&mut self, now: u64, mut aged: impl FnMut(VlanId, MacAddr, PortId)) -> Option<u64> {
+    /// `aged` of each. Before a lent one goes, `heard` is asked how many milliseconds
+    /// ago whoever has the copy heard from there. Returns how many milliseconds from
+    /// `now` the next will have aged, if there is one.
+    pub fn sweep(
+        &mut self,
+        now: u64,
+        mut heard: impl FnMut(VlanId, MacAddr, PortId) -> Option<u64>,
+        mut aged: impl FnMut(VlanId, MacAddr, PortId),
+    ) -> Option<u64> {
         let mut left = SWEEP_MAX;
         let mut next: Option<u64> = None;
         for port in super::PortSet::ALL.iter() {
@@ -344,10 +350,19 @@ impl Fdb {
                     next = Some(next.map_or(wait, |next| next.min(wait)));
                     break;
                 }
-                self.remove(at);
-                let (vid, mac) = address(word);
-                aged(vid, mac, port);
                 left -= 1;
+                let (vid, mac) = address(word);
+                let slot = self.index.slot_mut(at);
+                if slot.is_lent()
+                    && let Some(age) = heard(vid, mac, port).filter(|age| *age < self.ageing_ms)
+                {
+                    slot.refresh(now.saturating_sub(age));
+                    let node = slot.node();
+                    self.order.relink((Class::Dynamic, port), (Class::Dynamic, port), node);
+                    continue;
+                }
+                self.remove(at);
+                aged(vid, mac, port);
             }
         }
         next

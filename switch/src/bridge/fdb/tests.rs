@@ -119,21 +119,46 @@ fn age_is_compared_at_look_up() {
 #[test]
 fn the_sweep_is_bounded_and_says_when_to_come_again() {
     let mut fdb = Fdb::new(5000, Duration::from_secs(10), SECRET);
-    assert_eq!(fdb.sweep(0, |_, _, _| {}), None);
+    assert_eq!(fdb.sweep(0, |_, _, _| None, |_, _, _| {}), None);
     for mac in 1..=3000 {
         learn(&mut fdb, mac, u8::try_from(mac % 7).unwrap(), 0);
     }
-    assert_eq!(fdb.sweep(9_999, |_, _, _| {}), Some(1));
+    assert_eq!(fdb.sweep(9_999, |_, _, _| None, |_, _, _| {}), Some(1));
     assert_eq!(fdb.len(), 3000);
     learn(&mut fdb, 1, 1, 10_500);
     for sweeps in 1..=11 {
-        assert_eq!(fdb.sweep(11_000, |_, _, _| {}), Some(0));
+        assert_eq!(fdb.sweep(11_000, |_, _, _| None, |_, _, _| {}), Some(0));
         assert_eq!(fdb.len(), 3000 - 256 * sweeps);
     }
-    assert_eq!(fdb.sweep(11_000, |_, _, _| {}), Some(9_500));
+    assert_eq!(fdb.sweep(11_000, |_, _, _| None, |_, _, _| {}), Some(9_500));
     assert_eq!(fdb.len(), 1);
-    assert_eq!(fdb.sweep(30_000, |_, _, _| {}), None);
+    assert_eq!(fdb.sweep(30_000, |_, _, _| None, |_, _, _| {}), None);
     assert_eq!(fdb.len(), 0);
+}
+
+#[test]
+fn before_a_lent_entry_ages_out_whoever_has_the_copy_is_asked() {
+    let mut fdb = Fdb::new(10, Duration::from_secs(10), SECRET);
+    for mac in 1..=4 {
+        learn(&mut fdb, mac, 1, 0);
+        if mac != 4 {
+            let key = key(&fdb, mac);
+            fdb.set_lent(key, Lent::Yes);
+        }
+    }
+    // One spoke two seconds ago, one before it was lent, of one nothing is known.
+    let heard = |_, mac: MacAddr, port| {
+        assert_eq!(port, PortId::new(1));
+        [None, Some(2_000), Some(11_000), None].get(usize::try_from(mac.to_u64()).unwrap()).copied().flatten()
+    };
+    let mut gone = Vec::new();
+    assert_eq!(fdb.sweep(10_500, heard, |_, mac, _| gone.push(mac.to_u64())), Some(8_000));
+    assert_eq!(gone, [2, 3, 4]);
+    assert_eq!(look_up(&fdb, 1, 18_499), Some(1));
+    assert_eq!(look_up(&fdb, 1, 18_500), None);
+    assert_eq!(fdb.take_recalled().count(), 2, "of what went, two were lent");
+    let gone = fdb.sweep(18_500, |_, _, _| None, |_, _, _| {});
+    assert_eq!((gone, fdb.len(), fdb.take_recalled().count()), (None, 0, 1));
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl FastPath {
         for field in [SLOW, DONE, MISSED] {
             word(field).store(0, Ordering::Relaxed);
         }
+        self.shared.map_pairs(slot)?;
         port.programs = Some(Programs {
             filter: program::load_filter(slot, &self.shared)?,
             sender: program::load_sender(slot, &self.shared)?,

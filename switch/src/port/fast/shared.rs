@@ -29,7 +29,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::{SLOTS, Slot};
 use crate::port::bpf::{self, MapType};
@@ -98,6 +98,9 @@ const WORDS_LEN: usize = PORT_LEN * (1 + SLOTS as usize);
 
 /// Bytes of a pair's counters: frames, then bytes.
 pub(super) const PAIR_LEN: usize = 16;
+/// Bytes of the pairs with one ingress.
+const ROW_LEN: usize = PAIR_LEN * SLOTS as usize;
+
 /// Bytes of a square of pairs.
 pub(super) const SQUARE_LEN: usize = PAIR_LEN * SLOTS as usize * SLOTS as usize;
 
@@ -117,6 +120,8 @@ pub(super) struct Shared {
     words: Mapping,
     pairs: Mapping,
     squares: usize,
+    /// Slots whose pairs are in our memory: those below.
+    mapped: AtomicU16,
     /// Whether more than one processor may add to a pair at a time.
     is_crowded: bool,
 }
@@ -132,8 +137,9 @@ impl Shared {
         Ok(Shared {
             stations: bpf::map(MapType::Hash, size_of::<u64>(), size_of::<Station>(), stations)?,
             words: Mapping::new(WORDS_LEN)?,
-            pairs: Mapping::new(SQUARE_LEN * squares)?,
+            pairs: Mapping::reserved(SQUARE_LEN * squares)?,
             squares,
+            mapped: AtomicU16::new(0),
             is_crowded: processors > squares,
         })
     }
@@ -170,8 +176,30 @@ impl Shared {
         self.words.word(at(slot, field))
     }
 
-    /// Frames and bytes that went from `from` to `to`, on the processors
-    /// together.
+    /// Brings the pairs whose ingress is `slot` into our memory. Slots are taken from
+    /// the first on; all of them at once would be most of what the switch needs.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn map_pairs(&self, slot: Slot) -> io::Result<()> {
+        if self.mapped.load(Ordering::Relaxed) > slot.get() {
+            return Ok(());
+        }
+        for square in 0..self.squares {
+            let from = square * SQUARE_LEN + slot.index() * ROW_LEN;
+            self.pairs.fill(from, ROW_LEN)?;
+        }
+        self.mapped.store(slot.get() + 1, Ordering::Release);
+        Ok(())
+    }
+
+    /// How many slots have their pairs in our memory, from the first on.
+    pub fn mapped(&self) -> u16 {
+        self.mapped.load(Ordering::Acquire)
+    }
+
+    /// Frames and bytes that went from `from`, which is mapped, to `to`, on the
+    /// processors together.
     pub fn pair(&self, from: Slot, to: Slot) -> (u64, u64) {
         let place = usize::from(from.get()) * usize::from(SLOTS) + usize::from(to.get());
         (0..self.squares).fold((0, 0), |(frames, bytes), square| {
@@ -208,25 +236,42 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// All of it.
     fn new(len: usize) -> io::Result<Mapping> {
+        let mapping = Mapping::reserved(len)?;
+        mapping.fill(0, len)?;
+        Ok(mapping)
+    }
+
+    /// Addresses for it, of which none may be used before `fill` has been there: the
+    /// kernel puts every page of such a map into memory that is mapped.
+    fn reserved(len: usize) -> io::Result<Mapping> {
         let fd = bpf::map(MapType::Array, size_of::<u32>(), len, 1)?;
-        // SAFETY: a new mapping at an address that the kernel chooses; the map
-        // has at least `len` bytes.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         Ok(Mapping { fd, base, len })
+    }
+
+    /// Brings the pages that hold `len` bytes at `from` into memory.
+    fn fill(&self, from: usize, len: usize) -> io::Result<()> {
+        let page = rustix::param::page_size();
+        let (start, end) = (from / page * page, (from + len).next_multiple_of(page));
+        let offset =
+            libc::off_t::try_from(start).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+        // SAFETY: the pages lie in the addresses that were reserved, rounded up to
+        // pages as the kernel does; only atomics that stay valid are there already,
+        // on the same memory of the map.
+        let at = unsafe {
+            let to = self.base.as_ptr().add(start).cast();
+            libc::mmap(to, end - start, access, flags, self.fd.as_raw_fd(), offset)
+        };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     fn word32(&self, at: usize) -> &AtomicU32 {

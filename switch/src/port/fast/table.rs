@@ -74,7 +74,7 @@ impl FastTable {
 
     /// The slots that were ever in use, and those between.
     fn used(&self) -> impl Iterator<Item = Slot> + use<> {
-        Slot::all().take(self.used.into())
+        Slot::all().take(self.used.min(self.shared.mapped()).into())
     }
 
     /// Says how the port in `slot` looks.
@@ -100,7 +100,7 @@ impl FastTable {
     }
 
     /// Lets the kernel forward from and to a station on the port in `slot`,
-    /// which was last `heard` so long ago.
+    /// which was last `heard` so long ago; in place of what it knew of it.
     ///
     /// # Errors
     /// The table is full, or memory is short: its frames stay ours.
@@ -135,7 +135,7 @@ impl FastTable {
         // at the former one wrote a number of another port here, which this port may
         // not reach in years.
         if station.gated > self.load(slot, SLOW) {
-            // Fails only if it has gone, which is as good.
+            // If memory is short, the next look does it.
             let _ = self.install(mac, slot, age);
         }
         Some(age)
@@ -146,7 +146,12 @@ impl FastTable {
     pub fn settle(&mut self) {
         match &self.settling {
             Some((generation, waited)) => {
-                let through = self.used().all(|slot| self.load(slot, DONE) >= waited[slot.index()]);
+                // A slot that was given to another port begins anew.
+                let is_through = |slot: Slot| {
+                    let done = self.load(slot, DONE);
+                    done >= waited[slot.index()] || done >= self.load(slot, SLOW)
+                };
+                let through = self.used().all(is_through);
                 if through {
                     self.shared.word(None, SETTLED).store(*generation, Ordering::Release);
                     self.settling = None;
@@ -167,11 +172,12 @@ impl FastTable {
         self.shared.word(Some(slot), field).load(Ordering::Acquire)
     }
 
-    /// Tells of every pair of ports between which the kernel has sent frames
-    /// since the last call.
-    pub fn passed(&mut self, mut tell: impl FnMut(Passed)) {
+    /// Tells of every pair of ports, or every one with a certain port, between which
+    /// the kernel has sent frames since it was told last.
+    pub fn passed(&mut self, of: Option<Slot>, mut tell: impl FnMut(Passed)) {
         for from in self.used() {
-            for to in self.used() {
+            let all = of.is_none_or(|of| of == from);
+            for to in self.used().filter(|to| all || of == Some(*to)) {
                 let (frames, bytes) = self.shared.pair(from, to);
                 let counted = &mut self.counted[from.index()][to.index()];
                 if counted[0] != frames {
