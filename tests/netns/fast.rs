@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use vswitch::control::{PortStats, Stats};
 use vswitch::frame::MacAddr;
 use vswitch_tests::clock::{now_nanos, wait_until};
@@ -265,6 +266,49 @@ fn f03_a_saturating_flow_gets_onto_the_fast_path_in_order() -> Result<()> {
         let received = &sink.finish(sent?.frames, QUIET)?[0];
         ensure!(received.duplicated == 0 && received.reordered == 0 && received.corrupted == 0, "{received}");
     }
+    Ok(())
+}
+
+/// Nor does it have to fill the receive buffer before, which holds some 20,000 short
+/// frames: each of them would have to be sent first.
+#[test]
+fn f03_a_saturating_flow_gets_there_before_the_buffer_is_full() -> Result<()> {
+    require!(root, tun);
+    /// Frames that wait when it begins.
+    const AHEAD: u64 = 4_000;
+    let attempt = || -> Result<u64> {
+        let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+        let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+        let flow = flow_between(1, 2, 60);
+        lan.teach(&flow, &from, &to)?;
+        let mut first = flow.clone();
+        first.id += 1;
+        let sink = Sink::start(to, &[first.clone(), flow.clone()], None)?;
+        let pid = i32::try_from(lan.switch.pid()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, Signal::STOP)?;
+        let ahead = generate(&from, &first, Pace::Saturate, Until::Count(AHEAD), None);
+        let stop = AtomicBool::new(false);
+        let (sent, taken) = std::thread::scope(|scope| {
+            let load = scope.spawn(|| generate(&from, &flow, Pace::Saturate, Until::Stopped(&stop), None));
+            let taken = kill_process(pid, Signal::CONT).map_err(anyhow::Error::from).and_then(|()| {
+                wait_until("the kernel to take frames", SOON * 2, || {
+                    total(&lan).is_ok_and(|now| now.rx_fast > AHEAD)
+                })
+            });
+            stop.store(true, Ordering::Relaxed);
+            (load.join().expect("the generator does not panic"), taken)
+        });
+        taken.with_context(|| format!("{:?}", lan.stats()))?;
+        for received in sink.finish(ahead?.frames + sent?.frames, QUIET)? {
+            let faults = received.duplicated + received.reordered + received.corrupted;
+            ensure!(faults == 0, "{received}");
+        }
+        let now = total(&lan)?;
+        Ok(now.rx - now.rx_fast)
+    };
+    // On a busy machine the switch may not run before more than that waits.
+    let by_us = (0..5).map(|_| attempt()).collect::<Result<Vec<_>>>()?;
+    ensure!(by_us.iter().any(|frames| *frames < 15_000), "frames that we sent on ourselves: {by_us:?}");
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! Deliberately absent: a queue. A full port refuses, by name, and never waits.
 
 mod alias;
+mod backlog;
 mod bpf;
 mod burst;
 mod device;

@@ -17,6 +17,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use mio::unix::SourceFd;
 
+use super::backlog::Backlog;
 use super::fast::FastPort;
 use super::iov::Iov;
 use super::packet;
@@ -102,6 +103,7 @@ pub(super) struct NetdevPort {
     bursts: u32,
     /// The socket was found empty since the losses were last told.
     was_empty: bool,
+    backlog: Backlog,
 }
 
 impl fmt::Debug for NetdevPort {
@@ -190,6 +192,7 @@ impl NetdevPort {
             fast,
             bursts: 0,
             was_empty: false,
+            backlog: Backlog::default(),
         })
     }
 
@@ -322,6 +325,11 @@ impl NetdevPort {
     fn report_progress(&mut self) {
         let Some(fast) = self.fast.as_mut() else { return };
         fast.done(self.arrived.len() as u64 + std::mem::take(&mut self.lost));
+        // Frames will be lost in any case: the sooner it begins, the fewer have to be
+        // read until the kernel can take the rest.
+        if self.backlog.is_overrun(self.was_empty, || packet::waiting_bytes(&self.fd)) {
+            fast.drain();
+        }
         self.bursts += 1;
         let wants_answer = if self.was_empty { fast.is_behind() } else { self.bursts >= BURSTS_PER_ASKING };
         if wants_answer

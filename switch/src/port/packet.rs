@@ -132,6 +132,21 @@ pub(super) fn take_drops(fd: &OwnedFd) -> u32 {
     if rc == 0 { unsafe { stats.assume_init() }.tp_drops } else { 0 }
 }
 
+/// Bytes of memory that the frames take which wait in the socket; 0 if the kernel does
+/// not say.
+pub(super) fn waiting_bytes(fd: &OwnedFd) -> u32 {
+    /// SO_MEMINFO of include/uapi/asm-generic/socket.h (Linux 4.12).
+    const MEMINFO: libc::c_int = 55;
+    // SK_MEMINFO_RMEM_ALLOC is the first.
+    let mut info = [0u32; 1];
+    let mut size = socklen::<[u32; 1]>();
+    // SAFETY: the kernel writes at most `size` bytes into `info`.
+    let rc = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, MEMINFO, info.as_mut_ptr().cast(), &raw mut size)
+    };
+    if rc == 0 { info[0] } else { 0 }
+}
+
 /// Whether the socket still has its interface: one that was deleted, or moved
 /// to another namespace, is lost to it for ever, even if it comes back under
 /// the same number.
