@@ -36,6 +36,19 @@ pub(crate) fn pin(cpu: usize) -> io::Result<()> {
     rustix::thread::sched_setaffinity(None, &set).map_err(io::Error::from)
 }
 
+/// The CPUs that the calling thread may use.
+pub(crate) fn cpus() -> io::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+/// Lets the calling thread run before every ordinary one, as soon as it is woken.
+pub(crate) fn run_first() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: sched_setscheduler reads one sched_param.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) }).map(drop)
+}
+
 /// Lets sleeps of the calling thread end within microseconds of their time
 /// (the default slack is 50 us).
 pub(crate) fn wake_promptly() -> io::Result<()> {

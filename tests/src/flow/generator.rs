@@ -125,6 +125,18 @@ pub fn generate_in_turn(
     Ok(sent)
 }
 
+/// A CPU for a generator and another one for a sink; none where there is but one.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn two_cpus() -> Result<[Option<usize>; 2]> {
+    let cpus = sys::cpus().context("asking for CPUs")?;
+    Ok(match cpus[..] {
+        [first, .., last] => [Some(first), Some(last)],
+        _ => [None, None],
+    })
+}
+
 /// A flow and where it goes.
 struct Lane<'a> {
     device: &'a Device,

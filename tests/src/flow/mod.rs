@@ -19,7 +19,7 @@ pub mod sink;
 
 pub use device::Device;
 pub use frame::Flow;
-pub use generator::{Pace, Sent, Until, generate, generate_in_turn};
+pub use generator::{Pace, Sent, Until, generate, generate_in_turn, two_cpus};
 pub use received::Received;
 pub use sink::Sink;
 
@@ -130,6 +130,29 @@ mod tests {
         for of_one in received {
             of_one.assert_clean(&Sent { frames: 100, ..sent });
         }
+    }
+
+    #[test]
+    fn a_sink_that_runs_first_is_no_ordinary_thread() {
+        crate::require!(root, tun);
+        let ns = Netns::new("f").unwrap();
+        let device = Device::tap(&ns, "t0").unwrap();
+        let [here, there] = two_cpus().unwrap();
+        assert!(here != there || here.is_none(), "{here:?} {there:?}");
+        let sink = Sink::start_first(vec![(device, vec![flow(1, 60)])], there).unwrap();
+        // Field 41 of proc_pid_stat(5); 1 is SCHED_FIFO. The name, in brackets, is the second.
+        let runs_first = |stat: &str| {
+            let behind = stat.rsplit_once(") ").map(|(_, fields)| fields);
+            stat.contains("(sink)") && behind.and_then(|fields| fields.split(' ').nth(38)) == Some("1")
+        };
+        crate::clock::wait_until("a sink that runs first", QUIET, || {
+            let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+            threads
+                .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok())
+                .any(|stat| runs_first(&stat))
+        })
+        .unwrap();
+        sink.finish(0, Duration::ZERO).unwrap();
     }
 
     #[test]

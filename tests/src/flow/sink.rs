@@ -44,6 +44,26 @@ impl Sink {
     /// # Errors
     /// No thread can be started.
     pub fn start_many(ends: Vec<(Device, Vec<Flow>)>, cpu: Option<usize>) -> Result<Sink> {
+        let place = move || cpu.map_or(Ok(()), sys::pin).context("pinning the sink");
+        Sink::start_placed(ends, place)
+    }
+
+    /// The same on a thread that runs before all ordinary ones, so that no frame waits
+    /// for it while others work.
+    ///
+    /// # Errors
+    /// No thread can be started; without CAP_SYS_NICE, [`finish`](Self::finish) fails.
+    pub fn start_first(ends: Vec<(Device, Vec<Flow>)>, cpu: Option<usize>) -> Result<Sink> {
+        Sink::start_placed(ends, move || {
+            cpu.map_or(Ok(()), sys::pin).context("pinning the sink")?;
+            sys::run_first().context("letting the sink run first")
+        })
+    }
+
+    fn start_placed(
+        ends: Vec<(Device, Vec<Flow>)>,
+        place: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<Sink> {
         let (stop, frames, others) = (Arc::default(), Arc::default(), Arc::default());
         let with_count = |flow| (flow, Received::new());
         let ends: Vec<End> = ends
@@ -57,9 +77,7 @@ impl Sink {
             others: Arc::clone(&others),
         };
         let thread = std::thread::Builder::new().name("sink".into()).spawn(move || {
-            if let Some(cpu) = cpu {
-                sys::pin(cpu).context("pinning the sink")?;
-            }
+            place()?;
             counting.run()?;
             let flows = counting.ends.into_iter().flat_map(|end| end.flows);
             Ok(flows.map(|(_, received)| received).collect())

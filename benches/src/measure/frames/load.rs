@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use vswitch::frame::MacAddr;
-use vswitch_tests::flow::{Device, Flow, Pace, Received, Sent, Sink, Until, generate_in_turn};
+use vswitch_tests::flow::{Device, Flow, Pace, Received, Sent, Sink, Until, generate_in_turn, two_cpus};
 
 use crate::interrupt;
 use crate::measure::approximate;
@@ -35,6 +35,15 @@ pub(crate) struct Lane {
     pub(crate) from: usize,
     pub(crate) to: Vec<usize>,
     pub(crate) flow: Flow,
+}
+
+/// Where generator and sink run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Places {
+    /// Wherever the kernel likes.
+    Any,
+    /// Each on its own CPU, the sink before everything else.
+    Apart,
 }
 
 /// Flows of which one generator sends a frame each by turns.
@@ -93,8 +102,19 @@ impl Load {
         self.send_until(devices, pace, Until::Elapsed(length))
     }
 
-    /// The same with any limit.
+    /// The same with generator and sink each on a CPU of its own, where there are two, and
+    /// a sink that runs before everything else there: how long frames are under way, and
+    /// how many wait, is not to depend on when their reader has its turn.
+    pub(crate) fn send_timed(&self, devices: &[Device], pace: Pace, length: Duration) -> Result<Arrived> {
+        self.send_from(devices, pace, Until::Elapsed(length), Places::Apart)
+    }
+
+    /// As [`send`](Self::send), with any limit.
     pub(crate) fn send_until(&self, devices: &[Device], pace: Pace, until: Until<'_>) -> Result<Arrived> {
+        self.send_from(devices, pace, until, Places::Any)
+    }
+
+    fn send_from(&self, devices: &[Device], pace: Pace, until: Until<'_>, places: Places) -> Result<Arrived> {
         let mut ends: Vec<usize> = self.lanes.iter().flat_map(|lane| lane.to.iter().copied()).collect();
         ends.sort_unstable();
         ends.dedup();
@@ -103,10 +123,19 @@ impl Load {
             .iter()
             .map(|end| (devices[*end].clone(), here(*end).map(|(_, lane)| lane.flow.clone()).collect()))
             .collect();
-        let sink = Sink::start_many(sinks, None)?;
+        let (sink, cpu) = match places {
+            Places::Any => (Sink::start_many(sinks, None)?, None),
+            Places::Apart => {
+                let [cpu, other] = two_cpus()?;
+                (Sink::start_first(sinks, other)?, cpu)
+            }
+        };
         let lanes: Vec<(&Device, &Flow)> =
             self.lanes.iter().map(|lane| (&devices[lane.from], &lane.flow)).collect();
-        let sent = generate_in_turn(&lanes, pace, until, None)?;
+        // Only this thread is to be bound to a CPU.
+        let sent =
+            std::thread::scope(|scope| scope.spawn(|| generate_in_turn(&lanes, pace, until, cpu)).join())
+                .map_err(|_| anyhow!("the generator panicked"))??;
         let expected = self.expected(sent.frames);
         let received = sink.finish(expected, LATE)?;
         interrupt::check()?;

@@ -47,7 +47,7 @@ pub(super) fn measure(fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>>
     }
     let load = Load::plain(60);
     let length = |length| if length == Length::Long { effort.run * 2 } else { effort.run / 2 };
-    let top = load.send(fds, Pace::Saturate, length(Length::Short))?;
+    let top = load.send_timed(fds, Pace::Saturate, length(Length::Short))?;
     top.check(WITHOUT_LOSS)?;
     // Frames wait in the TAP at the end of a short trial: it may take a rate that a
     // saturated one does not reach.
@@ -58,7 +58,7 @@ pub(super) fn measure(fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>>
             match next(&trials, goal, top) {
                 Step::Done(rate) => return Ok((rate, trials.len())),
                 Step::Try(rate, how_long) => {
-                    let arrived = load.send(fds, Pace::Rate(rate), length(how_long))?;
+                    let arrived = load.send_timed(fds, Pace::Rate(rate), length(how_long))?;
                     let was_on_time = arrived.sent.rate() > 0.97 * rate;
                     let lost = if was_on_time { arrived.lost_share() } else { 1.0 };
                     trials.push(Trial { rate, length: how_long, lost });
@@ -84,7 +84,7 @@ pub(super) fn measure(fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>>
 
 fn latency(lossless: f64, share: u32, fds: &[Device], effort: Effort<'_>) -> Result<Vec<Figure>> {
     let rate = (lossless * f64::from(share) / 100.0).max(RATE_MIN);
-    let arrived = Load::plain(60).send(fds, Pace::Rate(rate), effort.run)?;
+    let arrived = Load::plain(60).send_timed(fds, Pace::Rate(rate), effort.run)?;
     arrived.check(&latency_case("", share))?;
     let at = |q| approximate(arrived.total.latency_ns.value_at_quantile(q)) / 1e3;
     let figure = |(name, q)| {
