@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use vswitch::control::{PortStats, Stats};
 use vswitch::frame::MacAddr;
 use vswitch_tests::clock::{now_nanos, wait_until};
@@ -284,16 +283,14 @@ fn f03_a_saturating_flow_gets_there_before_the_buffer_is_full() -> Result<()> {
         let mut first = flow.clone();
         first.id += 1;
         let sink = Sink::start(to, &[first.clone(), flow.clone()], None)?;
-        let pid = i32::try_from(lan.switch.pid()).ok().and_then(Pid::from_raw).context("no pid")?;
-        kill_process(pid, Signal::STOP)?;
+        let paused = lan.switch.pause()?;
         let ahead = generate(&from, &first, Pace::Saturate, Until::Count(AHEAD), None);
         let stop = AtomicBool::new(false);
         let (sent, taken) = std::thread::scope(|scope| {
             let load = scope.spawn(|| generate(&from, &flow, Pace::Saturate, Until::Stopped(&stop), None));
-            let taken = kill_process(pid, Signal::CONT).map_err(anyhow::Error::from).and_then(|()| {
-                wait_until("the kernel to take frames", SOON * 2, || {
-                    total(&lan).is_ok_and(|now| now.rx_fast > AHEAD)
-                })
+            drop(paused);
+            let taken = wait_until("the kernel to take frames", SOON * 2, || {
+                total(&lan).is_ok_and(|now| now.rx_fast > AHEAD)
             });
             stop.store(true, Ordering::Relaxed);
             (load.join().expect("the generator does not panic"), taken)
