@@ -55,7 +55,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) only: Vec<String>,
 
-    /// Keeps every single figure in this file.
+    /// Keeps every single figure in this file, which is written whenever a topology is
+    /// through.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 

@@ -51,10 +51,8 @@ fn run(args: &cli::Args) -> Result<()> {
         return show(&Report::join(reports)?, into.as_deref(), svg.as_deref());
     }
     interrupt::watch()?;
-    let report = schedule::run(&args.plan())?;
-    if let Some(file) = &args.json {
-        write(file, &report)?;
-    }
+    let keep = |report: &Report| args.json.as_deref().map_or(Ok(()), |file| write(file, report));
+    let report = schedule::run(&args.plan(), keep)?;
     show(&report, args.into.as_deref(), args.svg.as_deref())
 }
 

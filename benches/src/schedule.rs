@@ -47,10 +47,10 @@ struct Slot {
     length: Duration,
 }
 
-/// Measures everything.
+/// Measures everything, and gives what there is to `keep` whenever a topology is through.
 ///
 /// A slot that fails ends the run: a figure that is missing is not a figure.
-pub(crate) fn run(plan: &Plan) -> Result<Report> {
+pub(crate) fn run(plan: &Plan, keep: impl Fn(&Report) -> Result<()>) -> Result<Report> {
     ensure!(
         vswitch_tests::skip::Need::Root.is_met(),
         "vbench makes network namespaces: run it as root (sudo ./dev bench)"
@@ -84,8 +84,11 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
             report.generator.extend(measure::ports::limits(rate, effort));
         }
     }
-    for slot in &slots {
+    for (at, slot) in slots.iter().enumerate() {
         interrupt::check()?;
+        if at > 0 && slots[at - 1].rig != slot.rig {
+            keep(&report)?;
+        }
         let Slot { rig, turn, subject, .. } = *slot;
         let state = slot.variant.name();
         let round = turn.round;
@@ -109,6 +112,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
             figure,
         }));
     }
+    keep(&report)?;
     Ok(report)
 }
 
