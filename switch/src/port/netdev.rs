@@ -325,8 +325,8 @@ impl NetdevPort {
     fn report_progress(&mut self) {
         let Some(fast) = self.fast.as_mut() else { return };
         fast.done(self.arrived.len() as u64 + std::mem::take(&mut self.lost));
-        // Frames will be lost in any case: the sooner it begins, the fewer have to be
-        // read until the kernel can take the rest.
+        // Who sends on like this will lose frames in any case: the sooner it begins, the
+        // fewer have to be read until the kernel can take the rest.
         if self.backlog.is_overrun(self.was_empty, || packet::waiting_bytes(&self.fd)) {
             fast.drain();
         }

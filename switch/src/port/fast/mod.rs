@@ -94,7 +94,7 @@ impl FastPath {
     /// # Errors
     /// The kernel does not take the programs.
     pub(super) fn add_port(&self) -> io::Result<Option<FastPort>> {
-        let is_free = |slot: &Slot| !self.taken[slot.index()].swap(true, Ordering::Relaxed);
+        let is_free = |slot: &Slot| !self.taken[slot.index()].swap(true, Ordering::Acquire);
         let Some(slot) = Slot::all().find(is_free) else { return Ok(None) };
         // From here on a failure gives the slot back.
         let mut port = FastPort {
@@ -104,6 +104,7 @@ impl FastPath {
             programs: None,
             bursts_until_drain: 0,
             bursts_left: 0,
+            missed_before: 0,
             behind: None,
             received: 0,
             dropped: [Dropped::default(); 2],
@@ -143,6 +144,8 @@ pub(super) struct FastPort {
     bursts_until_drain: u32,
     /// Bursts until draining ends in any case.
     bursts_left: u32,
+    /// What the filter had dropped when it began.
+    missed_before: u64,
     /// How far the filter had got a second ago, if we were behind.
     behind: Option<u64>,
     /// Frames that came out of the socket.
@@ -162,7 +165,7 @@ struct Dropped {
 }
 
 /// Draining ends after so many bursts even if frames still wait: a full receive
-/// buffer (8 MiB, some 11,000 small frames) is read in 170.
+/// buffer (some 20,000 small frames) is read in 320.
 const DRAIN_BURSTS: u32 = 512;
 
 /// Bursts between two drains: at least half a second of a slow way that is
@@ -214,6 +217,7 @@ impl FastPort {
         if waiting == 0 {
             self.dropped = [Dropped::default(); 2];
             self.add_done(all);
+            self.stop_draining();
         } else if first.frames == 0 {
             self.dropped[0] = Dropped { frames, until };
         } else {
@@ -223,8 +227,12 @@ impl FastPort {
 
     fn add_done(&self, frames: u64) {
         let done = self.word(DONE);
+        let frames = done.load(Ordering::Relaxed) + frames;
+        // More than were given to the socket, if some were given up for lost that came
+        // late.
+        let frames = frames.min(self.word(SLOW).load(Ordering::Relaxed));
         // One writer: no frame may be taken before its forerunners are sent.
-        done.store(done.load(Ordering::Relaxed) + frames, Ordering::Release);
+        done.store(frames, Ordering::Release);
     }
 
     /// Whether frames wait for us, as far as the filter's count tells.
@@ -232,10 +240,11 @@ impl FastPort {
         self.word(DONE).load(Ordering::Relaxed) < self.word(SLOW).load(Ordering::Relaxed)
     }
 
-    /// The socket loses frames, so nothing is to be gained by letting more of
-    /// them wait there: the filter drops them until the rest is through.
+    /// The socket loses frames, or soon will, so nothing is to be gained by letting more
+    /// of them wait there: the filter drops them until the rest is through.
     pub fn drain(&mut self) {
-        if self.bursts_until_drain == 0 && self.bursts_left == 0 {
+        if self.bursts_until_drain == 0 && self.bursts_left == 0 && self.is_behind() {
+            self.missed_before = self.missed();
             self.bursts_until_drain = DRAIN_PAUSE;
             self.bursts_left = DRAIN_BURSTS;
             self.shared.word32(Some(self.slot), DRAINING).store(1, Ordering::Relaxed);
@@ -243,6 +252,10 @@ impl FastPort {
     }
 
     fn stop_draining(&mut self) {
+        if self.bursts_left > 0 && self.missed() == self.missed_before {
+            // There was nothing that could be dropped, and may be the next time.
+            self.bursts_until_drain = 0;
+        }
         self.bursts_left = 0;
         self.shared.word32(Some(self.slot), DRAINING).store(0, Ordering::Relaxed);
     }
@@ -275,6 +288,6 @@ impl Drop for FastPort {
         // What still waited is lost with the socket: nobody need wait for it.
         let slow = self.word(SLOW).load(Ordering::Relaxed);
         self.word(DONE).store(slow, Ordering::Relaxed);
-        self.taken[self.slot.index()].store(false, Ordering::Relaxed);
+        self.taken[self.slot.index()].store(false, Ordering::Release);
     }
 }

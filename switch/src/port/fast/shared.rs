@@ -21,7 +21,7 @@
 //! halted for long between numbering a frame and giving it to the socket.
 //!
 //! A sender that is always faster than the slow way would never find it empty.
-//! Once its socket loses frames anyway, `DRAINING` makes the filter drop (and
+//! Once its socket loses frames, or is about to, `DRAINING` makes the filter drop (and
 //! count, `MISSED`) what would have to wait, until the rest is through.
 //!
 //! Deliberately absent: locks. Each word has one writer, or is only added to.

@@ -132,8 +132,8 @@ impl FastTable {
         }
         let age = Duration::from_nanos(now_ns().saturating_sub(station.seen));
         // The kernel uses an entry's memory again at once. A filter that was looking
-        // at the former one wrote a number of another port here, which this port may
-        // not reach in years.
+        // at the former one wrote a number of another port here; as long as this port
+        // has not reached it, the station waits for all that waits at the port.
         if station.gated > self.load(slot, SLOW) {
             // If memory is short, the next look does it.
             let _ = self.install(mac, slot, age);
@@ -149,7 +149,9 @@ impl FastTable {
                 // A slot that was given to another port begins anew.
                 let is_through = |slot: Slot| {
                     let done = self.load(slot, DONE);
-                    done >= waited[slot.index()] || done >= self.load(slot, SLOW)
+                    // Opening a port, too, makes everyone wait anew.
+                    let is_closed = self.shared.word32(Some(slot), FLAGS).load(Ordering::Relaxed) == 0;
+                    done >= waited[slot.index()] || done >= self.load(slot, SLOW) || is_closed
                 };
                 let through = self.used().all(is_through);
                 if through {
