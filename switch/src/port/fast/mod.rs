@@ -168,9 +168,10 @@ struct Dropped {
 /// buffer (some 20,000 small frames) is read in 320.
 const DRAIN_BURSTS: u32 = 512;
 
-/// Bursts between two drains: at least half a second of a slow way that is
-/// never idle.
-const DRAIN_PAUSE: u32 = 4096;
+/// After a drain, so many times its bursts go by before the next: at most a ninth of
+/// the time is spent dropping, and a drain that came before most flows were known to the
+/// kernel is soon followed by another.
+const DRAIN_PAUSE: u32 = 8;
 
 impl FastPort {
     pub fn slot(&self) -> Slot {
@@ -196,7 +197,7 @@ impl FastPort {
         }
         self.add_done(through);
         self.bursts_until_drain = self.bursts_until_drain.saturating_sub(1);
-        if self.bursts_left > 0 {
+        if self.is_draining() {
             self.bursts_left -= 1;
             if self.bursts_left == 0 || !self.is_behind() {
                 self.stop_draining();
@@ -217,7 +218,9 @@ impl FastPort {
         if waiting == 0 {
             self.dropped = [Dropped::default(); 2];
             self.add_done(all);
-            self.stop_draining();
+            if self.is_draining() {
+                self.stop_draining();
+            }
         } else if first.frames == 0 {
             self.dropped[0] = Dropped { frames, until };
         } else {
@@ -243,18 +246,21 @@ impl FastPort {
     /// The socket loses frames, or soon will, so nothing is to be gained by letting more
     /// of them wait there: the filter drops them until the rest is through.
     pub fn drain(&mut self) {
-        if self.bursts_until_drain == 0 && self.bursts_left == 0 && self.is_behind() {
+        if self.bursts_until_drain == 0 && !self.is_draining() && self.is_behind() {
             self.missed_before = self.missed();
-            self.bursts_until_drain = DRAIN_PAUSE;
             self.bursts_left = DRAIN_BURSTS;
             self.shared.word32(Some(self.slot), DRAINING).store(1, Ordering::Relaxed);
         }
     }
 
+    fn is_draining(&self) -> bool {
+        self.bursts_left > 0
+    }
+
     fn stop_draining(&mut self) {
-        if self.bursts_left > 0 && self.missed() == self.missed_before {
-            // There was nothing that could be dropped, and may be the next time.
-            self.bursts_until_drain = 0;
+        // What dropped nothing does not count: there may be something the next time.
+        if self.missed() != self.missed_before {
+            self.bursts_until_drain = DRAIN_PAUSE * (DRAIN_BURSTS - self.bursts_left);
         }
         self.bursts_left = 0;
         self.shared.word32(Some(self.slot), DRAINING).store(0, Ordering::Relaxed);
