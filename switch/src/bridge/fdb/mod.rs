@@ -183,7 +183,12 @@ impl Fdb {
 
     /// What is known of `key`, unless it has aged out.
     pub fn station(&self, key: Key, now: u64) -> Option<Station> {
-        let slot = self.index.slot(self.index.find(key)?);
+        self.station_at(self.index.find(key)?, now)
+    }
+
+    #[inline]
+    fn station_at(&self, at: usize, now: u64) -> Option<Station> {
+        let slot = self.index.slot(at);
         let lent = if slot.is_lent() { Lent::Yes } else { Lent::No };
         let heard = Duration::from_millis(slot.age_ms(now));
         self.is_live(slot, now).then(|| Station { port: slot.port(), lent, heard })
@@ -194,7 +199,7 @@ impl Fdb {
     #[inline]
     pub fn sight(&mut self, key: Key, now: u64) -> Option<Station> {
         let at = self.index.find(key)?;
-        if self.index.slot_mut(at).sight() { self.station(key, now) } else { None }
+        if self.index.slot_mut(at).sight() { self.station_at(at, now) } else { None }
     }
 
     /// Notes whether somebody keeps a copy of the entry of `key`, which is to be
