@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: how fast it is (benches).
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -160,6 +161,122 @@ fn f03_a_source_waits_behind_its_own_frames_only() -> Result<()> {
     for (received, sent) in received.iter().zip([&plain_sent, &slow_sent, &other_sent]) {
         received.assert_clean(sent);
     }
+    Ok(())
+}
+
+/// How often the data thread of process `pid` has gone to sleep.
+fn sleeps(pid: u32) -> Option<u64> {
+    let is_data = |task: &Path| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "data\n");
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let task = tasks.flatten().map(|task| task.path()).find(|task| is_data(task))?;
+    let status = std::fs::read_to_string(task.join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+}
+
+/// What happens to a port that lets nothing pass that did not pass before holds up no
+/// flow, even if frames of others wait when it is over.
+#[test]
+fn f03_an_event_at_one_port_holds_up_nobody() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let flow = flow_between(1, 2, 512);
+    lan.teach(&flow, &from, &to)?;
+    warm(&lan, &flow, &from)?;
+    // A few numbers after a source's last it waits for all.
+    let before = total(&lan)?;
+    generate(&from, &flow_between(4, 99, 60), Pace::Rate(2_000.0), Until::Count(100), None)?;
+    wait_until("them to be judged", SOON, || total(&lan).is_ok_and(|now| now.rx >= before.rx + 100))?;
+    let sink = Sink::start(to, std::slice::from_ref(&flow), None)?;
+    // No command is sent to the switch: each would be another round of its.
+    let slept = sleeps(lan.switch.pid()).context("no data thread")?;
+    lan.switch_ns.run(&format!("ip link set {} promisc on", lan.hosts[2].port_device))?;
+    wait_until("the switch to hear of it", SOON, || sleeps(lan.switch.pid()).is_some_and(|now| now > slept))?;
+    let paused = lan.switch.pause()?;
+    // To everybody, which is ours to do.
+    generate(
+        &from,
+        &Flow::new(5, MacAddr::BROADCAST, MacAddr::new([2, 0, 0, 0, 7, 7]), 60),
+        Pace::Saturate,
+        Until::Count(1),
+        None,
+    )?;
+    let sent = generate(&from, &flow, Pace::Saturate, Until::Count(100), None)?;
+    wait_until("frames that the kernel forwards", SOON, || sink.frames() == 100)?;
+    drop(paused);
+    sink.finish(100, QUIET)?[0].assert_clean(&sent);
+    Ok(())
+}
+
+/// When a command has its answer, no frame goes the old way any more, however many
+/// stations it was about.
+#[test]
+fn what_was_flushed_is_recalled_before_the_answer() -> Result<()> {
+    require!(root, tun);
+    const PAIRS: u32 = 8_000;
+    let ns = Netns::new("flushed")?;
+    let [from, to] = ["t0", "t1"].map(|name| Device::tap_with_offloads(&ns, name));
+    let (from, to) = (from?, to?);
+    ns.up("t0")?;
+    ns.up("t1")?;
+    let switch = Switch::start(&ns, &["--port=netdev:t0", "--port=netdev:t1", "--fdb-size=65536"])?;
+    let stats = || -> Result<PortStats> {
+        let stats: Stats = serde_json::from_value(switch.json(&["stats"])?)?;
+        Ok(stats.total)
+    };
+    let first = |side| MacAddr::new([2, 0x78, side, 0, 0, 0]);
+    let flow = Flow::new(1, first(2), first(1), 60).with_stations(PAIRS, PAIRS);
+    let pace = Pace::Rate(20_000.0);
+    generate(&to, &flow.clone().reversed(), pace, Until::Count(PAIRS.into()), None)?;
+    wait_until("the kernel to take all of them", SOON * 2, || {
+        let round = || -> Result<u64> {
+            let before = stats()?;
+            generate(&from, &flow, pace, Until::Count(PAIRS.into()), None)?;
+            wait_until("them to be judged", SOON, || {
+                stats().is_ok_and(|now| now.rx >= before.rx + u64::from(PAIRS))
+            })?;
+            Ok(stats()?.rx_fast - before.rx_fast)
+        };
+        round().is_ok_and(|fast| fast == u64::from(PAIRS))
+    })
+    .with_context(|| format!("{:?}\n{}", stats(), switch.stderr()))?;
+    let before = stats()?.rx_fast;
+    switch.json(&["fdb", "flush"])?;
+    generate(&from, &flow, Pace::Saturate, Until::Count(PAIRS.into()), None)?;
+    let after = stats()?.rx_fast;
+    ensure!(after == before, "{} frames went to stations that nobody knows", after - before);
+    Ok(())
+}
+
+/// What the kernel forwards while the switch stops is in its summary.
+#[test]
+fn the_summary_has_every_frame_that_was_sent_on() -> Result<()> {
+    require!(root, tun);
+    let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
+    let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
+    let flow = flow_between(1, 2, 128);
+    lan.teach(&flow, &from, &to)?;
+    warm(&lan, &flow, &from)?;
+    let before = total(&lan)?;
+    let sink = Sink::start(to, std::slice::from_ref(&flow), None)?;
+    let stop = AtomicBool::new(false);
+    let (sent, ended) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| generate(&from, &flow, Pace::Rate(50_000.0), Until::Stopped(&stop), None));
+        let taken = wait_until("the kernel to take it", SOON, || {
+            total(&lan).is_ok_and(|now| now.rx_fast > before.rx_fast + 1_000)
+        });
+        let ended = taken.and_then(|()| lan.switch.stop());
+        stop.store(true, Ordering::Relaxed);
+        (load.join().expect("the generator does not panic"), ended)
+    });
+    let (received, ended) = (sink.finish(sent?.frames, QUIET)?, ended?);
+    let row = ended.stderr.lines().rev().find(|line| line.starts_with("total")).context("no summary")?;
+    let tx: u64 = row.split_whitespace().nth(2).context("no TX")?.parse()?;
+    ensure!(
+        received[0].frames > 1_000 && before.tx + received[0].frames <= tx,
+        "{}, and: {row}",
+        received[0]
+    );
     Ok(())
 }
 

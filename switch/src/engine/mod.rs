@@ -152,7 +152,7 @@ impl Engine {
     #[must_use]
     pub fn with_fast_path(mut self, table: FastTable) -> Engine {
         let mut fast = Fast::new(table);
-        fast.enable(self.tuning.fast_path);
+        fast.enable(self.tuning.fast_path && obey::can_age(self.bridge.settings().ageing));
         fast.set_padding(self.tuning.pad_runts);
         self.fast = Some(fast);
         self
@@ -190,6 +190,8 @@ impl Engine {
                 self.tell(now);
             }
         }
+        // From here on the kernel forwards nothing by itself.
+        self.set_tuning(self.tuning);
         self.drain(&mut events)?;
         self.end_captures();
         self.count_fast();

@@ -1,6 +1,7 @@
 //! Commands, carried out between two turns.
 
 use std::io;
+use std::time::Duration;
 
 use mio::Token;
 
@@ -13,8 +14,18 @@ use crate::port::{Link, Losses, Offloads, Port};
 /// memory that nobody touched lately.
 const FDB_CHUNK: u32 = 256;
 
+/// The shortest ageing time with which the kernel forwards: with less, stations that
+/// speak all the time would seem to have aged.
+const AGEING_MIN: Duration = Duration::from_secs(1);
+
 /// The link of a port whose device is missing.
 const ABSENT: Link = Link { up: false, mtu: 1500, offloads: Offloads::NONE };
+
+/// Whether a station's age as the kernel knows it, to some 0.15 s, is good enough for
+/// `ageing`. No ageing time at all is a hub, which lends nothing.
+pub(super) fn can_age(ageing: Duration) -> bool {
+    ageing.is_zero() || ageing >= AGEING_MIN
+}
 
 impl Engine {
     /// Carries out one command. A reply that nobody waits for is dropped.
@@ -60,6 +71,7 @@ impl Engine {
                 if outcome.is_ok() {
                     self.show_change(Change::EntrySet { vid, mac, port, kind });
                 }
+                self.recall_fast();
                 let _ = reply.send(outcome);
             }
             Command::FdbDel { vid, mac, reply } => {
@@ -67,11 +79,13 @@ impl Engine {
                 if outcome.is_ok() {
                     self.show_change(Change::EntryDeleted { vid, mac });
                 }
+                self.recall_fast();
                 let _ = reply.send(outcome);
             }
             Command::FdbFlush { scope, reply } => {
                 let flushed = self.bridge.fdb_flush(&scope);
                 self.show_change(Change::Flushed(scope));
+                self.recall_fast();
                 let _ = reply.send(flushed);
             }
             Command::FdbRead { start, reply } => {
@@ -93,6 +107,12 @@ impl Engine {
             Command::ObserveFdb { id, start } => self.show_fdb(now, id, start),
             Command::Stop => self.stopping = true,
         }
+        self.recall_fast();
+    }
+
+    /// Takes back from the kernel what a command has changed: before its answer, after
+    /// which nobody expects frames to go the old way.
+    fn recall_fast(&mut self) {
         if let Some(fast) = self.fast.as_mut() {
             fast.recall(&mut self.bridge);
         }
@@ -101,8 +121,10 @@ impl Engine {
     pub(super) fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
         let Some(fast) = self.fast.as_mut() else { return };
-        // Who looks wants to see every frame, and the kernel shows none.
-        fast.enable(tuning.fast_path && self.observer.is_none());
+        // Who looks wants to see every frame, and the kernel shows none. What it forwarded
+        // while we stop, nobody would count.
+        let is_wanted = tuning.fast_path && self.observer.is_none() && !self.stopping;
+        fast.enable(is_wanted && can_age(self.bridge.settings().ageing));
         fast.set_padding(tuning.pad_runts);
         for id in self.bridge.ports().iter() {
             self.update_fast(id);

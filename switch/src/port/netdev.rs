@@ -275,7 +275,7 @@ impl NetdevPort {
                     } else if got == self.vector_len {
                         self.vector_len = (2 * self.vector_len).min(BURST_FRAMES);
                     }
-                    if got < want && !self.errors_seen {
+                    if got < want && !self.errors_seen && !self.waits_behind_an_error() {
                         return Rx::Drained;
                     }
                 }
@@ -300,6 +300,13 @@ impl NetdevPort {
             }
         }
         Rx::More
+    }
+
+    /// Whether the kernel may have ended a batch for a frame that it threw away (EINVAL in
+    /// `fill_all`), which only the next call says: no edge tells of those behind it.
+    fn waits_behind_an_error(&self) -> bool {
+        let arrived = self.arrived.len() as u64 + self.lost;
+        self.fast.as_ref().is_some_and(|fast| fast.has_more_than(arrived))
     }
 
     /// Counts frames that the kernel threw away instead of giving them to us, when

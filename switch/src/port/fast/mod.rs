@@ -243,6 +243,12 @@ impl FastPort {
         self.word(DONE).load(Ordering::Relaxed) < self.word(SLOW).load(Ordering::Relaxed)
     }
 
+    /// Whether more frames than `arrived`, which are not counted yet, were given to the
+    /// socket.
+    pub fn has_more_than(&self, arrived: u64) -> bool {
+        self.word(DONE).load(Ordering::Relaxed) + arrived < self.word(SLOW).load(Ordering::Relaxed)
+    }
+
     /// The socket loses frames, or soon will, so nothing is to be gained by letting more
     /// of them wait there: the filter drops them until the rest is through.
     pub fn drain(&mut self) {

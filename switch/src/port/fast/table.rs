@@ -86,9 +86,12 @@ impl FastTable {
         let header = u32::try_from(ETHER_HEADER_LEN).unwrap_or(0);
         word(LONGEST).store(mtu.saturating_add(header), Ordering::Relaxed);
         let flags = if up { ENABLED | if isolated { ISOLATED } else { 0 } } else { 0 };
-        // What was not taken until now may be waiting, in front of what will be.
-        self.shared.word(None, SETTLED).store(0, Ordering::Relaxed);
-        self.settling = None;
+        let before = word(FLAGS).load(Ordering::Relaxed).cast_signed();
+        if opens(before, flags) {
+            // What was not taken until now may be waiting, in front of what will be.
+            self.shared.word(None, SETTLED).store(0, Ordering::Relaxed);
+            self.settling = None;
+        }
         word(FLAGS).store(flags.cast_unsigned(), Ordering::Release);
     }
 
@@ -144,29 +147,28 @@ impl FastTable {
     /// Looks whether what waited when the youngest stations came is through,
     /// so that they need not wait for others any more.
     pub fn settle(&mut self) {
-        match &self.settling {
-            Some((generation, waited)) => {
-                // A slot that was given to another port begins anew.
-                let is_through = |slot: Slot| {
-                    let done = self.load(slot, DONE);
-                    // Opening a port, too, makes everyone wait anew.
-                    let is_closed = self.shared.word32(Some(slot), FLAGS).load(Ordering::Relaxed) == 0;
-                    done >= waited[slot.index()] || done >= self.load(slot, SLOW) || is_closed
-                };
-                let through = self.used().all(is_through);
-                if through {
-                    self.shared.word(None, SETTLED).store(*generation, Ordering::Release);
-                    self.settling = None;
-                }
+        if self.settling.is_none() {
+            if self.shared.word(None, SETTLED).load(Ordering::Relaxed) == self.generation {
+                return;
             }
-            None if self.shared.word(None, SETTLED).load(Ordering::Relaxed) != self.generation => {
-                let mut waiting = [0; SLOTS as usize];
-                for slot in self.used() {
-                    waiting[slot.index()] = self.load(slot, SLOW);
-                }
-                self.settling = Some((self.generation, waiting));
+            let mut waiting = [0; SLOTS as usize];
+            for slot in self.used() {
+                waiting[slot.index()] = self.load(slot, SLOW);
             }
-            None => {}
+            self.settling = Some((self.generation, waiting));
+        }
+        // Often nothing waits, and then there may be no further round for a second.
+        let Some((generation, waited)) = &self.settling else { return };
+        let is_through = |slot: Slot| {
+            let done = self.load(slot, DONE);
+            // A slot that was given to another port begins anew. Opening a port, too,
+            // makes everyone wait anew.
+            let is_closed = self.shared.word32(Some(slot), FLAGS).load(Ordering::Relaxed) == 0;
+            done >= waited[slot.index()] || done >= self.load(slot, SLOW) || is_closed
+        };
+        if self.used().all(is_through) {
+            self.shared.word(None, SETTLED).store(*generation, Ordering::Release);
+            self.settling = None;
         }
     }
 
@@ -191,6 +193,15 @@ impl FastTable {
     }
 }
 
+/// Whether frames that were left to us with flags `before` are taken with `after`.
+/// Longer frames than before need not be asked about: one that was too long holds up its
+/// own source until it is through.
+const fn opens(before: i32, after: i32) -> bool {
+    let opens_for_all = before & ENABLED == 0;
+    let opens_for_isolated = before & ISOLATED != 0 && after & ISOLATED == 0;
+    after & ENABLED != 0 && (opens_for_all || opens_for_isolated)
+}
+
 /// A station's key: six bytes of address, two of zero.
 fn key(mac: MacAddr) -> [u8; 8] {
     let [a, b, c, d, e, f] = mac.octets();
@@ -201,4 +212,27 @@ fn key(mac: MacAddr) -> [u8; 8] {
 fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lets_more_pass_opens_a_port() {
+        let isolated = ENABLED | ISOLATED;
+        for (before, after) in [(0, ENABLED), (0, isolated), (isolated, ENABLED)] {
+            assert!(opens(before, after), "{before} to {after}");
+        }
+        for (before, after) in [
+            (0, 0),
+            (ENABLED, ENABLED),
+            (isolated, isolated),
+            (ENABLED, isolated),
+            (ENABLED, 0),
+            (isolated, 0),
+        ] {
+            assert!(!opens(before, after), "{before} to {after}");
+        }
+    }
 }
