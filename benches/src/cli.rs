@@ -77,6 +77,9 @@ pub(crate) enum Command {
         /// What `--json` wrote; several of one commit and machine together.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Only these of its rigs.
+        #[arg(long, value_delimiter = ',')]
+        rig: Vec<Rig>,
         /// Puts them into this Markdown file, between its two markers
         /// `<!-- vbench -->`.
         #[arg(long, value_name = "FILE")]
@@ -84,6 +87,14 @@ pub(crate) enum Command {
         /// Draws each rig into this folder, as an SVG.
         #[arg(long, value_name = "DIR")]
         svg: Option<PathBuf>,
+    },
+    /// Holds a second run against a first one: how many of its ratios are within the
+    /// noise that the first one states, and which are not.
+    Agree {
+        /// What `--json` wrote.
+        first: PathBuf,
+        /// The same of a run on the same machine.
+        second: PathBuf,
     },
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn header(subjects: &[Subject], quick: bool, rounds: u32) -> Header {
     let mut versions: BTreeMap<String, String> =
         subjects.iter().map(|s| (s.name().to_owned(), s.version())).collect();
     versions.insert("iperf3".into(), first_line("iperf3", &["--version"]));
-    let mut command: Vec<String> = std::env::args().skip(1).collect();
+    let mut command: Vec<String> = std::env::args().skip(1).map(quoted).collect();
     command.insert(0, "vbench".into());
     Header {
         commit: commit(),
@@ -31,6 +31,15 @@ pub(crate) fn header(subjects: &[Subject], quick: bool, rounds: u32) -> Header {
         quick,
         command: command.join(" "),
     }
+}
+
+/// `word` as a shell takes it for one.
+fn quoted(word: String) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,/:+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word;
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// The commit that is checked out, with a `+` if files differ from it.
@@ -80,4 +89,16 @@ fn fine_time(pid: u32) -> Option<Duration> {
         total += text.split_whitespace().next()?.parse::<u64>().ok()?;
     }
     Some(Duration::from_nanos(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let words = ["--only", "64 B, split rings", "--run=--busy-poll=1ms", "it's", ""];
+        let words = words.map(|word| quoted(word.to_owned())).join(" ");
+        assert_eq!(words, r"--only '64 B, split rings' --run=--busy-poll=1ms 'it'\''s' ''");
+    }
 }

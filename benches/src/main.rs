@@ -19,7 +19,6 @@ mod progress;
 mod record;
 mod rig;
 mod schedule;
-mod stats;
 mod subject;
 mod svg;
 mod testpmd;
@@ -46,14 +45,34 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &cli::Args) -> Result<()> {
-    if let Some(cli::Command::Report { files, into, svg }) = &args.command {
+    if let Some(cli::Command::Report { files, rig, into, svg }) = &args.command {
         let reports = files.iter().map(|file| read(file)).collect::<Result<Vec<Report>>>()?;
-        return show(&Report::join(reports)?, into.as_deref(), svg.as_deref());
+        return show(&Report::join(reports)?.of(rig)?, into.as_deref(), svg.as_deref());
     }
+    if let Some(cli::Command::Agree { first, second }) = &args.command {
+        let text = markdown::agree::render(&read(first)?, &read(second)?)?;
+        return std::io::stdout().write_all(text.as_bytes()).context("standard output");
+    }
+    check_places(args)?;
     interrupt::watch()?;
     let keep = |report: &Report| args.json.as_deref().map_or(Ok(()), |file| write(file, report));
     let report = schedule::run(&args.plan(), keep)?;
     show(&report, args.into.as_deref(), args.svg.as_deref())
+}
+
+/// That what will be measured can be written: better now than in an hour.
+fn check_places(args: &cli::Args) -> Result<()> {
+    if let Some(page) = &args.into {
+        put(page, "")?;
+    }
+    if let Some(file) = &args.json {
+        if let Some(dir) = file.parent() {
+            std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        let opened = std::fs::File::options().append(true).create(true).open(file);
+        opened.with_context(|| file.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn read(file: &Path) -> Result<Report> {
@@ -80,17 +99,23 @@ fn show(report: &Report, into: Option<&Path>, svg: Option<&Path>) -> Result<()> 
     let Some(file) = into else {
         return std::io::stdout().write_all(tables.as_bytes()).context("standard output");
     };
-    let page = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let page = markdown::replace(&page, &tables)
-        .with_context(|| format!("{} has no two lines `{}`", file.display(), markdown::MARKER))?;
+    let page = put(file, &tables)?;
     std::fs::write(file, page).with_context(|| file.display().to_string())
+}
+
+/// The page in `file` with `tables` in their place.
+fn put(file: &Path, tables: &str) -> Result<String> {
+    let page = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    markdown::replace(&page, tables)
+        .with_context(|| format!("{} has no two lines `{}`", file.display(), markdown::MARKER))
 }
 
 fn draw(report: &Report, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    for rig in rig::RIGS {
-        if let Some(picture) = svg::render(report, rig) {
-            let file = folder.join(svg::name(rig));
+    let rigs = rig::RIGS.into_iter().map(|rig| (svg::name(rig), svg::render(report, rig)));
+    for (name, picture) in rigs.chain([("headlines.svg".to_owned(), svg::headlines(report))]) {
+        if let Some(picture) = picture {
+            let file = folder.join(name);
             std::fs::write(&file, picture).with_context(|| file.display().to_string())?;
         }
     }

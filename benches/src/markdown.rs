@@ -1,14 +1,16 @@
 //! A record as Markdown: the header, a table for each rig, who is missing, and in
 //! words where ours is behind.
 
+pub(crate) mod agree;
 mod behind;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::record::{Report, Sample, Unit};
+use vswitch_hot::stats::{Spread, mean, spread};
+
+use crate::record::{GENERATOR_LATE, Report, Sample, Unit};
 use crate::rig::{RIGS, Rig};
-use crate::stats::{Spread, mean, spread};
 use crate::subject::Subject;
 
 /// With more subjects a table has them in rows: the page is not wider.
@@ -101,8 +103,7 @@ fn down(out: &mut String, samples: &[&Sample], subjects: &[Subject], report: &Re
     writeln!(out, "| work | switch | figure | ours / it | noise | CPU |")?;
     writeln!(out, "|---|---|---|---|---|---|")?;
     for (case, rows) in by_case(samples) {
-        let mark = if is_limited(case, &rows, report) { " (generator-limited)" } else { "" };
-        let mut name = format!("{case}, {}{mark}", rows[0].figure.unit.name());
+        let mut name = name(case, &rows, report);
         let first = first(&rows);
         for subject in subjects {
             let own: Vec<&Sample> = rows.iter().filter(|s| s.subject == *subject).copied().collect();
@@ -147,8 +148,7 @@ fn row(
 ) -> std::fmt::Result {
     let unit = rows[0].figure.unit;
     let of = |subject: Subject| rows.iter().filter(move |s| s.subject == subject).copied();
-    let mark = if is_limited(case, rows, report) { " (generator-limited)" } else { "" };
-    write!(out, "| {case}, {}{mark} |", unit.name())?;
+    write!(out, "| {} |", name(case, rows, report))?;
     for subject in subjects {
         match spread(of(*subject).map(|s| s.figure.value).collect()) {
             Some(s) => write!(out, " {} |", digits(s.median))?,
@@ -168,12 +168,30 @@ fn row(
     writeln!(out, " {} |", cpu(rows, subjects, unit))
 }
 
+/// A case with its unit, and what is to be known of its figures.
+fn name(case: &str, rows: &[&Sample], report: &Report) -> String {
+    let mut marks = Vec::new();
+    if is_limited(case, rows, report) {
+        marks.push("generator-limited".to_owned());
+    }
+    let rounds: BTreeSet<u32> = rows.iter().map(|s| s.round).collect();
+    if u32::try_from(rounds.len()).is_ok_and(|rounds| rounds < report.header.rounds) {
+        marks.push(format!("{} rounds", rounds.len()));
+    }
+    let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
+    format!("{case}, {}{marks}", rows[0].figure.unit.name())
+}
+
 /// Whether the generator could not do twice the work of the best subject: as it
-/// did with nobody behind it, or by the share of its time that the work took.
+/// did with nobody behind it, or by the share of its time that the work took; or it was
+/// late by more than half of a time that is counted from when a frame was due.
 pub(crate) fn is_limited(case: &str, rows: &[&Sample], report: &Report) -> bool {
     let best = rows.iter().map(|s| s.figure.value).fold(0.0, f64::max);
     let busy = |s: &&Sample| s.figure.extra.get("generator_busy_percent").is_some_and(|busy| *busy > 50.0);
-    report.generator.get(case).is_some_and(|alone| *alone < 2.0 * best) || rows.iter().any(busy)
+    let late =
+        |s: &&Sample| s.figure.extra.get(GENERATOR_LATE).is_some_and(|late| 2.0 * late > s.figure.value);
+    let is_slow = report.generator.get(case).is_some_and(|alone| *alone < 2.0 * best);
+    is_slow || rows.iter().any(busy) || rows.iter().any(late)
 }
 
 /// Ratio of two subjects in each round, each the mean of its two slots.
@@ -214,6 +232,9 @@ fn cpu(rows: &[&Sample], subjects: &[Subject], unit: Unit) -> String {
         spread(values).map_or_else(|| "–".into(), |s| digits(s.median))
     };
     let values: Vec<String> = subjects.iter().map(|subject| of(*subject)).collect();
+    if values.iter().all(|value| value == "–") {
+        return "–".into();
+    }
     format!("{} {name}", values.join(" : "))
 }
 
@@ -286,6 +307,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_row_says_when_it_has_fewer_rounds_or_a_late_generator() {
+        let mut report = report();
+        report.generator.clear();
+        report.header.rounds = 3;
+        assert!(render(&report, None).contains("| TCP, Gbit/s (2 rounds) |"), "{}", render(&report, None));
+        report.header.rounds = 2;
+        assert!(render(&report, None).contains("| TCP, Gbit/s |"));
+        report.samples[1].figure.extra.insert(GENERATOR_LATE.into(), 5.5);
+        assert!(render(&report, None).contains("| TCP, Gbit/s (generator-limited) |"));
+    }
+
+    #[test]
     fn three_digits_are_shown() {
         let shown = [0.0, 9.994, 9.996, 99.94, 99.96, 1234.5].map(digits);
         assert_eq!(shown, ["0.00", "9.99", "10.0", "99.9", "100", "1234"]);
@@ -301,7 +334,7 @@ pub(crate) mod tests {
         }
         let text = render(&report, Some("bench"));
         assert!(text.contains("(bench/rig1.svg)"), "{text}");
-        let row = "|  | vswitch, TAP | 2.00 | **4.00** (4.00–4.00) | 1.00–1.00 | – ns/KiB |";
+        let row = "|  | vswitch, TAP | 2.00 | **4.00** (4.00–4.00) | 1.00–1.00 | – |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| TCP, Gbit/s (generator-limited) | vswitch | 8.00 | – |"), "{text}");
     }

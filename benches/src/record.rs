@@ -1,10 +1,11 @@
 //! What a run keeps: who was measured where, and every single figure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::rig::Rig;
 use crate::subject::Subject;
 
 /// One run of `vbench`.
@@ -30,12 +31,23 @@ impl Report {
             let (a, b) = (&mut whole.header, part.header);
             ensure!(a.quick == b.quick, "a quick look and a full run are not one measurement");
             ensure!(
-                (&a.commit, &a.cpu, &a.kernel) == (&b.commit, &b.cpu, &b.kernel),
+                (&a.commit, &a.cpu, a.cores, &a.kernel) == (&b.commit, &b.cpu, b.cores, &b.kernel),
                 "records of {} on {} and of {} on {} are not one measurement",
                 a.commit,
                 a.kernel,
                 b.commit,
                 b.kernel
+            );
+            for (name, version) in &b.versions {
+                let other = a.versions.get(name).filter(|other| *other != version);
+                ensure!(other.is_none(), "the records have two versions of {name}");
+            }
+            let turns: HashSet<_> = whole.samples.iter().map(Sample::turn).collect();
+            let twice = part.samples.iter().find(|sample| turns.contains(&sample.turn()));
+            ensure!(
+                twice.is_none(),
+                "both records have `{}`: runs of the same work are compared by `vbench agree`",
+                twice.map_or("", |sample| &sample.figure.case)
             );
             a.rounds = a.rounds.min(b.rounds);
             a.versions.extend(b.versions);
@@ -49,6 +61,18 @@ impl Report {
             whole.generator.extend(part.generator);
         }
         Ok(whole)
+    }
+
+    /// What it has of `rigs`, or all of it if none is named.
+    ///
+    /// # Errors
+    /// It has nothing of them.
+    pub(crate) fn of(mut self, rigs: &[Rig]) -> Result<Report> {
+        let is_asked = |number| rigs.is_empty() || rigs.iter().any(|rig| rig.number() == number);
+        self.samples.retain(|sample| is_asked(sample.rig));
+        self.absent.retain(|absent| is_asked(absent.rig));
+        ensure!(!self.samples.is_empty(), "the record has nothing of what was asked for");
+        Ok(self)
     }
 }
 
@@ -88,6 +112,17 @@ pub(crate) struct Sample {
     pub(crate) slot: u8,
     #[serde(flatten)]
     pub(crate) figure: Figure,
+}
+
+/// What a figure of latency has besides: the same percentile of how late the generator
+/// was, µs.
+pub(crate) const GENERATOR_LATE: &str = "generator_late";
+
+impl Sample {
+    /// What there is but one of in a run.
+    fn turn(&self) -> (u8, Subject, u32, u8, &str) {
+        (self.rig, self.subject, self.round, self.slot, &self.figure.case)
+    }
 }
 
 /// A measured value.
@@ -198,7 +233,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::rig::{RIGS, Rig};
+    use crate::rig::RIGS;
 
     const UNITS: [Unit; 10] = [
         Unit::GbitPerSecond,
@@ -241,6 +276,7 @@ mod tests {
         let report = crate::markdown::tests::report();
         let changed = |change: fn(&mut Header)| {
             let mut other = report.clone();
+            other.samples.iter_mut().for_each(|sample| sample.rig = 2);
             change(&mut other.header);
             Report::join(vec![report.clone(), other]).map_err(|error| error.to_string())
         };
@@ -248,6 +284,20 @@ mod tests {
         assert_eq!((whole.samples.len(), whole.header.rounds), (2 * report.samples.len(), 1));
         assert!(changed(|header| header.quick = true).unwrap_err().contains("quick"));
         assert!(changed(|header| header.kernel.push('x')).unwrap_err().contains("not one measurement"));
+        assert!(changed(|header| header.cores += 1).unwrap_err().contains("not one measurement"));
+        let twice = Report::join(vec![report.clone(), report.clone()]).unwrap_err();
+        assert!(twice.to_string().contains("vbench agree"), "{twice}");
+    }
+
+    #[test]
+    fn one_rig_of_a_record_is_shown() {
+        let mut report = crate::markdown::tests::report();
+        report.samples[0].rig = 6;
+        assert_eq!(report.clone().of(&[]).unwrap().samples.len(), report.samples.len());
+        let part = report.clone().of(&[Rig::Netns]).unwrap();
+        assert_eq!((part.samples.len(), part.absent.len()), (report.samples.len() - 1, 1));
+        assert_eq!(report.clone().of(&[Rig::Core]).unwrap().samples.len(), 1);
+        assert!(report.of(&[Rig::Queues]).is_err());
     }
 
     #[test]

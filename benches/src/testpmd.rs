@@ -50,6 +50,13 @@ pub(crate) struct Totals {
     pub(crate) not_sent: u64,
 }
 
+impl Totals {
+    /// Frames that were sent and have not arrived: under way, or lost.
+    pub(crate) fn lost(&self) -> f64 {
+        crate::measure::approximate(self.sent) - crate::measure::approximate(self.received)
+    }
+}
+
 impl Testpmd {
     /// Starts it with its prompt on core `main` and its forwarding on core
     /// `worker`; `devices` are arguments of `--vdev`, `words` its own options.

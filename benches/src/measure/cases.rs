@@ -21,7 +21,7 @@ const HEADLINES: [&str; 22] = [
     "round trip",
     "64 B, split rings",
     "1518 B, split rings",
-    "TCP, first to second guest",
+    "TCP, first to second guest, offloads on",
     "known unicast, 2 ports, 10 stations",
     "known unicast, 2 ports, 1000000 stations",
     "known unicast, 256 ports, 10 stations",
@@ -108,8 +108,12 @@ pub(crate) fn of(rig: Rig, variant: Variant) -> Vec<String> {
     }
 }
 
-/// Whether `case` is a figure of `subject`.
+/// Whether `case` is a figure of `subject`. Who has offloads is never in a row with who
+/// has none.
 pub(crate) fn is_of(case: &str, subject: Subject) -> bool {
+    if case.contains("offloads on") && !subject.has_offloads() {
+        return false;
+    }
     match subject {
         // No process.
         Subject::Bridge => ![idle::CASE, RESIDENT].contains(&case) && captured::is_of(case, subject),
@@ -154,9 +158,9 @@ pub(crate) fn length(rig: Rig, case: &str, run: Duration) -> Duration {
         _ if rig == Rig::Guests => (2.0, 500),
         _ if case.contains("full capture") => (4.0, 1_500),
         _ if case.starts_with("idle CPU after") => (1.0, 1_200),
-        _ if case.contains("without loss") => (11.0, 5_000),
-        _ if case.contains("loss up to") => (3.0, 1_500),
-        ports::LEARNING => (0.0, 9_000),
+        _ if case.contains("without loss") => (14.0, 5_000),
+        _ if case.contains("loss up to") => (4.0, 1_500),
+        ports::LEARNING => (0.0, 14_000),
         _ if case.ends_with("1000000 stations") => (1.0, 8_000),
         ports::CAPACITY => (0.0, 7_500),
         _ => (1.0, 400),
@@ -190,6 +194,18 @@ mod tests {
         let all = all();
         for (at, (rig, case)) in all.iter().enumerate() {
             assert!(!all[..at].iter().any(|(r, c)| r == rig && c == case), "{case} twice in {rig:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_has_either_those_with_offloads_or_those_without() {
+        for (rig, case) in all().into_iter().filter(|(_, case)| case.contains("offloads o")) {
+            let is_here = |subject: &Subject| subject.belongs_to(rig) && is_of(&case, *subject);
+            let all: Vec<Subject> = Subject::ALL.into_iter().filter(is_here).collect();
+            // Who has them can be told to use none.
+            let is_off = case.ends_with("offloads off");
+            assert!(is_off || all.iter().all(|subject| subject.has_offloads()), "{rig:?}: {case}");
+            assert!(all.contains(&Subject::Vswitch), "{rig:?}: {case}");
         }
     }
 

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use vswitch_hot::stats::spread;
 use vswitch_tests::clock::Deadline;
 use vswitch_tests::iperf::is_between_tests;
 use vswitch_tests::netns::Netns;
 use vswitch_tests::qemu::{Boot, Guest};
 
-use super::hosts::{ping_times, tcp_figure, udp_figure};
+use super::hosts::{ping_times, state, tcp_figure, udp_figure};
 use super::{Effort, Meter, approximate};
 use crate::interrupt;
 use crate::record::{Figure, Unit};
 use crate::rig::Card;
-use crate::stats::spread;
 use crate::subject::{Subject, guests};
 
 const ADDRESS: &str = "10.99.0.2";
@@ -34,12 +34,13 @@ const TRIES: u32 = 20;
 const PING: &str = "ping round trip";
 const TCP: &str = "TCP, first to second guest";
 const TCP_BACK: &str = "TCP, second to first guest";
-const UDP: &str = "UDP, 64 B";
+const UDP: &str = "UDP, 64 B, first to second guest";
 
 /// `work` with `card`; virtio-net goes without saying.
 fn case(work: &str, card: Card) -> String {
     match card {
-        Card::Virtio => work.to_owned(),
+        Card::Virtio => format!("{work}, {}", state(true)),
+        Card::Plain => format!("{work}, {}", state(false)),
         Card::E1000 => format!("{}, {work}", card.name()),
     }
 }

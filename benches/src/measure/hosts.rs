@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use vswitch_hot::stats::spread;
 use vswitch_tests::iperf::{Server, is_between_tests};
 use vswitch_tests::netns::{Netns, veth};
 
 use super::{Effort, Meter};
 use crate::child::output;
 use crate::record::{Figure, Unit};
-use crate::stats::spread;
 use crate::wiring::{ADDRESS_1, ADDRESS_2, Wiring};
 
 /// How often a server that is between two tests is tried.
@@ -20,13 +20,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const PING: &str = "ping round trip";
 
-fn tcp_case(streams: u32, offloads: bool) -> String {
-    let state = if offloads { "offloads on" } else { "offloads off" };
-    format!("TCP, {streams} stream{}, {state}", if streams == 1 { "" } else { "s" })
+/// How offloads are called in a case.
+pub(super) const fn state(offloads: bool) -> &'static str {
+    if offloads { "offloads on" } else { "offloads off" }
 }
 
-fn udp_case(bytes: u32) -> String {
-    format!("UDP, {bytes} B, offloads on")
+fn tcp_case(streams: u32, offloads: bool) -> String {
+    format!("TCP, {streams} stream{}, {}", if streams == 1 { "" } else { "s" }, state(offloads))
+}
+
+fn udp_case(bytes: u32, offloads: bool) -> String {
+    format!("UDP, {bytes} B, {}", state(offloads))
 }
 
 /// Streams at a time, and bytes of each datagram.
@@ -36,10 +40,7 @@ const DATAGRAMS: [u32; 2] = [64, 1400];
 /// Every case that is a rate.
 fn rate_cases(offloads: bool) -> Vec<String> {
     let mut cases: Vec<String> = STREAMS.iter().map(|streams| tcp_case(*streams, offloads)).collect();
-    // The offloads change nothing about single datagrams but a checksum.
-    if offloads {
-        cases.extend(DATAGRAMS.map(udp_case));
-    }
+    cases.extend(DATAGRAMS.map(|bytes| udp_case(bytes, offloads)));
     cases
 }
 
@@ -106,8 +107,8 @@ fn rates_between(
         }
     }
     for bytes in DATAGRAMS {
-        let case = udp_case(bytes);
-        if offloads && effort.wants(&case) {
+        let case = udp_case(bytes, offloads);
+        if effort.wants(&case) {
             figures.push(udp(&case, &hosts[0], bytes, meter, effort)?);
         }
     }

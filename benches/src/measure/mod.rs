@@ -34,8 +34,10 @@ pub(crate) struct Effort<'a> {
     pub(crate) quick: bool,
     /// Text that a case's name must hold.
     pub(crate) only: &'a [String],
-    /// Whose turn of which round it is; `None`: any.
+    /// Which turn of which round it is; `None`: any.
     pub(crate) turn: Option<Turn>,
+    /// Whose it is; `None`: anybody's.
+    pub(crate) subject: Option<Subject>,
 }
 
 /// A turn of a round.
@@ -67,7 +69,9 @@ impl Effort<'_> {
             [] => !self.quick || cases::is_headline(case),
             only => only.iter().any(|only| case.contains(only)),
         };
-        is_named && self.turn.is_none_or(|turn| turn.is_for(cases::often(turn.rig, case)))
+        is_named
+            && self.subject.is_none_or(|subject| cases::is_of(case, subject))
+            && self.turn.is_none_or(|turn| turn.is_for(cases::often(turn.rig, case)))
     }
 
     /// Whether one of `cases` is wanted.
@@ -162,7 +166,8 @@ mod tests {
     #[test]
     fn a_quick_look_has_headlines_unless_somebody_says_what() {
         let only = ["B saturated".to_owned()];
-        let quick = |only| Effort { run: Duration::from_secs(1), quick: true, only, turn: None };
+        let quick =
+            |only| Effort { run: Duration::from_secs(1), quick: true, only, turn: None, subject: None };
         assert!(quick(&[]).wants("60 B saturated") && !quick(&[]).wants("1020 B saturated"));
         assert!(quick(&only).wants("1020 B saturated") && !quick(&only).wants("round trip"));
     }

@@ -139,7 +139,9 @@ fn rate(case: String, len: usize, guests: &mut Testpmd, effort: Effort<'_>) -> R
         ensure!(frames > 0.0, "{case}: nothing arrived");
         let mut figure = Figure::new(case, Unit::MegaframesPerSecond, frames * 1e3 / elapsed)
             .with("generator_busy_percent", work * 100.0)
-            .with("not_sent", approximate(after.not_sent - before.not_sent));
+            .with("not_sent", approximate(after.not_sent - before.not_sent))
+            // Of the frames that go round, those that went round no more.
+            .with("lost", (after.lost() - before.lost()).max(0.0));
         figure.cpu_ns = Some(cpu / frames);
         Ok(figure)
     })

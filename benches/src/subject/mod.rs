@@ -26,7 +26,9 @@ use crate::wiring::Wiring;
 const QEMU: &str = "qemu-system-x86_64";
 
 /// A switch to measure.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, clap::ValueEnum, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Subject {
     /// Ours.
@@ -139,6 +141,12 @@ impl Subject {
         matches!(self, Subject::Vswitch | Subject::Engine | Subject::Tap | Subject::Stream | Subject::Dgram)
     }
 
+    /// Whether it carries unfinished checksums and super-frames: what has no virtio-net
+    /// header cannot.
+    pub(crate) const fn has_offloads(self) -> bool {
+        !matches!(self, Subject::Stream | Subject::Dgram | Subject::OvsDpdk | Subject::Vde | Subject::Qemu)
+    }
+
     /// Whether it takes huge pages.
     pub(crate) const fn is_dpdk(self) -> bool {
         matches!(self, Subject::OvsDpdk | Subject::DpdkVhost)
@@ -177,9 +185,16 @@ impl Subject {
     /// Why it cannot take part where `rig`, to which it belongs, is set up as
     /// `variant`; `None`: it can.
     pub(crate) fn absence_in(self, variant: Variant) -> Option<String> {
+        let Variant::Guests(card) = variant else { return None };
         let is_vhost_user = matches!(self, Subject::Vswitch | Subject::OvsDpdk);
-        (variant == Variant::Guests(Card::E1000) && is_vhost_user)
-            .then(|| "the guest of a `vhost-user` port has virtio-net".into())
+        match card {
+            Card::Virtio if self == Subject::OvsDpdk => {
+                Some("with `userspace-tso-enable` no TCP connection comes about between its guests".into())
+            }
+            Card::Virtio if !self.has_offloads() => Some("it carries no super-frames".into()),
+            Card::E1000 if is_vhost_user => Some("the guest of a `vhost-user` port has virtio-net".into()),
+            Card::Virtio | Card::Plain | Card::E1000 => None,
+        }
     }
 
     /// Starts it as `wiring` says and leaves its interfaces up; `run` are

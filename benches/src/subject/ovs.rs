@@ -46,7 +46,9 @@ pub(super) fn start(wiring: &Wiring) -> Result<Running> {
     Ok(running)
 }
 
-/// Two vhost-user sockets, polled by a thread on `core`.
+/// Two vhost-user sockets, polled by a thread on `core`. They offer guests no offload:
+/// with `userspace-tso-enable` pings pass between two guests, and no TCP connection comes
+/// about (3.1.0).
 pub(super) fn start_dpdk(ns: &Netns, core: usize) -> Result<(Running, [PathBuf; 2])> {
     let settings = [
         "other_config:dpdk-init=true".to_owned(),

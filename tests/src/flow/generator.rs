@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
 
 use super::device::Device;
 use super::frame::Flow;
+use super::received::times;
 use crate::clock::{nanos, now_nanos};
 use crate::sys;
 
@@ -18,7 +20,8 @@ use crate::sys;
 pub enum Pace {
     /// As fast as the device takes frames.
     Saturate,
-    /// Frames a second, evenly spaced.
+    /// Frames a second, each due a same time after the one before. Between two the
+    /// thread sleeps, and a sleep ends late: short gaps make bursts.
     Rate(f64),
 }
 
@@ -34,7 +37,7 @@ pub enum Until<'a> {
 }
 
 /// What a generator sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sent {
     /// Frames that the device took.
     pub frames: u64,
@@ -42,6 +45,15 @@ pub struct Sent {
     pub retries: u64,
     /// From the first to behind the last frame, in ns.
     pub elapsed_ns: u64,
+    /// How long after they were due frames were given to the device, in ns: at a
+    /// [`Pace::Rate`] only.
+    pub late_ns: Histogram<u64>,
+}
+
+impl Default for Sent {
+    fn default() -> Sent {
+        Sent { frames: 0, retries: 0, elapsed_ns: 0, late_ns: times() }
+    }
 }
 
 impl Sent {
@@ -110,7 +122,7 @@ pub fn generate_in_turn(
             if let Pace::Rate(_) = pace
                 && !done
             {
-                sleep_until(due);
+                sent.late_ns.saturating_record(sleep_until(due));
             }
             now = due;
             if done || !lane.send(number, due, start, until, &mut sent)? {
@@ -173,10 +185,13 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// Sleeps until `due` of the monotonic clock; returns at once if it is past.
-fn sleep_until(due: u64) {
+/// Sleeps until `due` of the monotonic clock; returns at once if it is past. How many ns
+/// ago it is then.
+fn sleep_until(due: u64) -> u64 {
     let now = now_nanos();
-    if due > now {
-        std::thread::sleep(Duration::from_nanos(due - now));
+    if due <= now {
+        return now - due;
     }
+    std::thread::sleep(Duration::from_nanos(due - now));
+    now_nanos().saturating_sub(due)
 }

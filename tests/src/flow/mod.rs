@@ -18,7 +18,7 @@ pub mod received;
 pub mod sink;
 
 pub use device::Device;
-pub use frame::Flow;
+pub use frame::{Flow, read_stamp};
 pub use generator::{Pace, Sent, Until, generate, generate_in_turn, two_cpus};
 pub use received::Received;
 pub use sink::Sink;
@@ -128,7 +128,7 @@ mod tests {
         let received = sink.finish(sent.frames, QUIET).unwrap();
         assert_eq!(received.len(), 6);
         for of_one in received {
-            of_one.assert_clean(&Sent { frames: 100, ..sent });
+            of_one.assert_clean(&Sent { frames: 100, ..sent.clone() });
         }
     }
 

@@ -8,6 +8,11 @@ use super::generator::Sent;
 /// The highest number believed; beyond it a stamp is broken.
 const NUMBER_MAX: u64 = 1 << 32;
 
+/// No times yet, of up to 100 s in ns, which are counted to three digits.
+pub(super) fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("bounds in ascending order")
+}
+
 /// What arrived of one flow.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -34,8 +39,6 @@ pub struct Received {
 
 impl Received {
     pub(super) fn new() -> Received {
-        let latency_ns =
-            Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("bounds in ascending order");
         Received {
             frames: 0,
             bytes: 0,
@@ -43,7 +46,7 @@ impl Received {
             reordered: 0,
             corrupted: 0,
             super_frames: 0,
-            latency_ns,
+            latency_ns: times(),
             span_ns: (0, 0),
             seen: Vec::new(),
             next: 0,

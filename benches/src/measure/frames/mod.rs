@@ -107,6 +107,12 @@ pub(crate) fn generator_alone(effort: Effort<'_>) -> Result<Vec<(String, f64)>> 
     Ok(rates)
 }
 
+/// What the generator could make of searches for a rate without loss, if it alone makes
+/// `rate`, in thousands of 60-byte frames a second.
+pub(crate) fn limits(rate: f64, effort: Effort<'_>) -> Vec<(String, f64)> {
+    lossless::limits(rate, effort)
+}
+
 /// How `rate` frames of `load` a second are shown.
 fn value(load: &Load, rate: f64) -> (Unit, f64) {
     if load.is_of_super_frames() {

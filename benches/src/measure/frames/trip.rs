@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use vswitch_tests::clock::now_nanos;
-use vswitch_tests::flow::{Device, Flow};
+use vswitch_hot::stats::spread;
+use vswitch_tests::clock::{Deadline, now_nanos};
+use vswitch_tests::flow::{Device, Flow, read_stamp};
 
 use super::load::station;
 use crate::interrupt;
 use crate::measure::{Effort, approximate};
 use crate::record::{Figure, Unit};
-use crate::stats::spread;
 
 pub(super) const CASE: &str = "round trip";
 
@@ -44,9 +44,19 @@ fn one_trip(device: &Device, flow: &Flow, number: u64) -> Result<Option<f64>> {
     let start = now_nanos();
     flow.stamp(&mut frame[device.prefix_len()..], number, start);
     device.write(&frame)?;
-    device.wait_readable(Duration::from_millis(200))?;
-    let came = device.read(&mut buffer)?.is_some();
-    Ok(came.then(|| approximate(now_nanos() - start) / 1e3))
+    let at = device.prefix_len();
+    let deadline = Deadline::after(Duration::from_millis(200));
+    while !deadline.passed() {
+        device.wait_readable(deadline.left())?;
+        // An answer to one that was given up is none to this.
+        while let Some(len) = device.read(&mut buffer)? {
+            let stamp = buffer.get(at..len).and_then(read_stamp);
+            if stamp.is_some_and(|stamp| stamp.is_ok_and(|stamp| stamp.number == number)) {
+                return Ok(Some(approximate(now_nanos() - start) / 1e3));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Sends every frame back to where it came from.
