@@ -39,6 +39,20 @@ fn warm(lan: &Lan, flow: &Flow, from: &Device) -> Result<()> {
     .with_context(|| format!("{:?}\n{}", lan.stats(), lan.switch.stderr()))
 }
 
+/// Sends the `count` frames of `flow`, each of another pair of stations, until the kernel
+/// takes all of them; nobody else sends, and no sink counts them.
+fn take_all(from: &Device, flow: &Flow, count: u64, stats: impl Fn() -> Result<PortStats>) -> Result<()> {
+    let mut flow = flow.clone();
+    flow.id = u16::MAX;
+    let round = || -> Result<u64> {
+        let before = stats()?;
+        generate(from, &flow, Pace::Rate(20_000.0), Until::Count(count), None)?;
+        wait_until("them to be judged", SOON, || stats().is_ok_and(|now| now.rx >= before.rx + count))?;
+        Ok(stats()?.rx_fast - before.rx_fast)
+    };
+    wait_until("the kernel to take all of them", SOON * 2, || round().is_ok_and(|fast| fast == count))
+}
+
 /// Reads what a third party has got of the flood that taught the switch.
 fn drain(device: &Device) -> Result<()> {
     let mut buffer = vec![0; 4096];
@@ -76,24 +90,13 @@ fn a_thousand_pairs_that_speak_by_turns_are_all_taken() -> Result<()> {
     let lan = Lan::new(&[Kind::Guest, Kind::Guest])?;
     let (from, to) = (lan.hosts[0].measure()?, lan.hosts[1].measure()?);
     let first = |side| MacAddr::new([2, 0x77, side, 0, 0, 0]);
-    let mut flow = Flow::new(1, first(2), first(1), 60).with_stations(1_000, 1_000);
+    let flow = Flow::new(1, first(2), first(1), 60).with_stations(1_000, 1_000);
     let back = flow.clone().reversed();
     let pace = Pace::Rate(20_000.0);
     let (_, received) = flow::run(&to, &from, &back, pace, Until::Count(1_000))?;
     ensure!(received.frames == 1_000, "{received}");
-    flow.id = u16::MAX;
-    wait_until("the kernel to take all of them", SOON, || {
-        let round = || -> Result<u64> {
-            let before = total(&lan)?;
-            generate(&from, &flow, pace, Until::Count(1_000), None)?;
-            wait_until("them to be judged", SOON, || {
-                total(&lan).is_ok_and(|now| now.rx == before.rx + 1_000)
-            })?;
-            Ok(total(&lan)?.rx_fast - before.rx_fast)
-        };
-        round().is_ok_and(|fast| fast == 1_000)
-    })
-    .with_context(|| format!("{:?}\n{}", lan.stats(), lan.switch.stderr()))
+    take_all(&from, &flow, 1_000, || total(&lan))
+        .with_context(|| format!("{:?}\n{}", lan.stats(), lan.switch.stderr()))
 }
 
 /// Each of many ports has a place, the last as the first.
@@ -228,18 +231,8 @@ fn what_was_flushed_is_recalled_before_the_answer() -> Result<()> {
     let flow = Flow::new(1, first(2), first(1), 60).with_stations(PAIRS, PAIRS);
     let pace = Pace::Rate(20_000.0);
     generate(&to, &flow.clone().reversed(), pace, Until::Count(PAIRS.into()), None)?;
-    wait_until("the kernel to take all of them", SOON * 2, || {
-        let round = || -> Result<u64> {
-            let before = stats()?;
-            generate(&from, &flow, pace, Until::Count(PAIRS.into()), None)?;
-            wait_until("them to be judged", SOON, || {
-                stats().is_ok_and(|now| now.rx >= before.rx + u64::from(PAIRS))
-            })?;
-            Ok(stats()?.rx_fast - before.rx_fast)
-        };
-        round().is_ok_and(|fast| fast == u64::from(PAIRS))
-    })
-    .with_context(|| format!("{:?}\n{}", stats(), switch.stderr()))?;
+    take_all(&from, &flow, PAIRS.into(), stats)
+        .with_context(|| format!("{:?}\n{}", stats(), switch.stderr()))?;
     let before = stats()?.rx_fast;
     switch.json(&["fdb", "flush"])?;
     generate(&from, &flow, Pace::Saturate, Until::Count(PAIRS.into()), None)?;
