@@ -96,14 +96,14 @@ impl Work {
         let plain_tap =
             |name: &str| if whole { Device::tap_with_offloads(ns, name) } else { Device::tap(ns, name) };
         let both = |open: &dyn Fn(&str) -> io::Result<Device>| -> Result<[Device; 2]> {
-            Ok([open("a")?, open("b")?])
+            Ok([open("t0")?, open("t1")?])
         };
         let taps = match self.kind {
             Kind::Packet => both(&plain_tap)?,
             Kind::Tap => both(&|name| Device::tap_with_offloads(ns, name))?,
         };
-        ns.up("a")?;
-        ns.up("b")?;
+        ns.up("t0")?;
+        ns.up("t1")?;
         let sockets = match self.kind {
             Kind::Tap if !whole => both(&|name| Device::packet(ns, name))?,
             Kind::Tap | Kind::Packet => both(&|name| Device::packet_with_offloads(ns, name))?,
