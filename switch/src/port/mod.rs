@@ -8,6 +8,7 @@
 
 mod alias;
 mod backlog;
+mod batch;
 mod bpf;
 mod burst;
 mod device;

@@ -1,18 +1,21 @@
 //! The descriptor side of a TAP: frames that the host's own stack (or the
 //! namespace that the interface is moved into) sends by it, and the way back.
 //!
-//! One frame a system call: a TAP's descriptor has no batched form. With a
-//! virtio-net header, a super-frame of 64 KiB is one of them.
+//! One frame a call: a TAP's descriptor has no batched form, so that short frames are
+//! read and written by lists of calls (`batch`), where the kernel has those. With a
+//! virtio-net header, a super-frame of 64 KiB is one of them, and a call for itself.
 //!
 //! Deliberately absent: making persistent TAPs (`device`).
 //! Read first: `tun_get_user` and `tun_do_read` of drivers/net/tun.c.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
 use mio::unix::SourceFd;
 
+use super::batch::{Batch, UNDONE};
 use super::iov::Iov;
 use super::pieces::{Pieces, head_len};
 use super::tun;
@@ -23,6 +26,10 @@ use crate::offload::VnetHeader;
 
 /// Where in a slot a frame begins: behind a virtio-net header, aligned.
 const FRAME_AT: usize = 16;
+
+/// Frames below this are short, in bytes: two system calls for each were a quarter of what
+/// the process did with it, and more than a list of calls costs.
+const SHORT: usize = 4096;
 
 /// Who holds the descriptor.
 #[derive(Debug)]
@@ -93,6 +100,8 @@ impl Attached {
 /// A frame that was read, before it is lent to a burst.
 #[derive(Clone, Copy, Debug)]
 struct Arrived {
+    /// Where it is.
+    slot: usize,
     len: usize,
     vnet: VnetHeader,
     truncated: bool,
@@ -104,63 +113,165 @@ pub(super) struct TapPort {
     tap: Attached,
     link: Link,
     arrived: ArrayVec<Arrived, BURST_FRAMES>,
+    /// Frames of the burst before: of this one, so many can be expected.
+    expected: usize,
     pieces: Pieces,
     iov: Iov,
+    /// `None`: each call is made by itself.
+    batch: Option<Batch>,
 }
 
 impl TapPort {
     /// A port on `tap`.
     pub fn new(tap: Attached, link: Link) -> TapPort {
-        TapPort { tap, link, arrived: ArrayVec::new(), pieces: Pieces::default(), iov: Iov::new() }
+        let batch = Batch::new(tap.fd());
+        TapPort {
+            tap,
+            link,
+            arrived: ArrayVec::new(),
+            expected: 0,
+            pieces: Pieces::default(),
+            iov: Iov::new(),
+            batch,
+        }
     }
 
-    /// Reads one frame into slot `index` of `slots`.
-    fn read(&self, slots: &mut [u8], index: usize) -> io::Result<Arrived> {
-        let header = if self.tap.has_header() { VnetHeader::LEN } else { 0 };
-        let slot = &mut slots[index * Slots::STRIDE..][..Slots::ROOM];
-        let room = &mut slot[FRAME_AT - header..];
-        let got = rustix::io::read(self.tap.fd(), &mut *room)?;
+    /// Where in a slot a read begins.
+    fn read_at(&self) -> usize {
+        if self.tap.has_header() { FRAME_AT - VnetHeader::LEN } else { FRAME_AT }
+    }
+
+    /// Reads one frame into slot `index` of `slots`, as far as one is there: the result as
+    /// a list of calls has it.
+    fn read(&self, slots: &mut [u8], index: usize) -> i32 {
+        let room = &mut slots[index * Slots::STRIDE..][self.read_at()..Slots::ROOM];
+        match rustix::io::read(self.tap.fd(), room) {
+            Ok(got) => i32::try_from(got).unwrap_or(i32::MAX),
+            Err(error) => -error.raw_os_error(),
+        }
+    }
+
+    /// Reads `count` frames into the slots from number `first` on, as far as they are
+    /// there; false: there are no lists of calls.
+    fn read_list(&mut self, slots: &mut [u8], first: usize, count: usize) -> bool {
+        let read_at = self.read_at();
+        let Some(batch) = self.batch.as_mut().filter(|batch| batch.is_usable()) else { return false };
+        let len = u32::try_from(Slots::ROOM - read_at).unwrap_or(0);
+        let rooms = slots.chunks_mut(Slots::STRIDE).skip(first).take(count);
+        let reads: ArrayVec<_, BURST_FRAMES> =
+            rooms.map(|slot| batch.read(slot[read_at..].as_mut_ptr(), len)).collect();
+        // SAFETY: each read has a slot of its own, which is borrowed and has `len` bytes
+        // from there on.
+        let is_done = unsafe { batch.run(reads.into_iter()) }.is_ok();
+        if !is_done {
+            // What it read is in its results.
+            tracing::debug!("io_uring failed: one system call for each frame");
+        }
+        true
+    }
+
+    /// How many frames to read next, where `next` slots are used and hold `bytes`.
+    fn ahead(&self, next: usize, bytes: usize) -> usize {
+        let (Some(last), Some(_)) = (self.arrived.last(), self.batch.as_ref()) else { return 1 };
+        if last.len >= SHORT {
+            return 1;
+        }
+        // As many as came the last time; if there are more, as many as there are by now.
+        let came = self.arrived.len();
+        let room = (BURST_FRAMES - next).min((BURST_BYTES - bytes).div_ceil(SHORT));
+        self.expected.saturating_sub(came).max(came).min(room)
+    }
+
+    /// Notes what a read into slot `slot` came to; what that means if it was the last.
+    fn note(&mut self, slots: &[u8], slot: usize, result: i32) -> Option<Rx> {
+        let Ok(got) = usize::try_from(result) else {
+            return match result.wrapping_neg() {
+                libc::EINTR => None,
+                libc::EAGAIN => Some(Rx::Drained),
+                libc::EBADFD => Some(Rx::Fault(Fault::Gone)),
+                libc::EIO => Some(Rx::Fault(Fault::Down)),
+                _ if result == UNDONE => None,
+                errno => Some(Rx::Fault(Fault::Os(errno))),
+            };
+        };
+        let room = &slots[slot * Slots::STRIDE..][self.read_at()..Slots::ROOM];
+        let header = FRAME_AT - self.read_at();
         let vnet = match room.first_chunk::<{ VnetHeader::LEN }>() {
             Some(bytes) if header != 0 => zerocopy::transmute!(*bytes),
             _ => VnetHeader::PLAIN,
         };
         // The kernel cuts what does not fit, and says nothing.
-        Ok(Arrived { len: got.saturating_sub(header), vnet, truncated: got == room.len() })
+        let truncated = got == room.len();
+        self.arrived.push(Arrived { slot, len: got.saturating_sub(header), vnet, truncated });
+        None
     }
 
     fn fill(&mut self, slots: &mut [u8]) -> Rx {
-        let mut bytes = 0;
-        while self.arrived.len() < BURST_FRAMES && bytes < BURST_BYTES {
-            match self.read(slots, self.arrived.len()) {
-                Ok(arrived) => {
-                    bytes += arrived.len;
-                    self.arrived.push(arrived);
+        let (mut next, mut bytes) = (0, 0);
+        while next < BURST_FRAMES && bytes < BURST_BYTES {
+            let count = self.ahead(next, bytes);
+            let came = self.arrived.len();
+            let mut end = None;
+            if count > 1 && self.read_list(slots, next, count) {
+                for index in 0..count {
+                    let result = self.batch.as_ref().map_or(UNDONE, |batch| batch.results()[index]);
+                    // A frame may come while the list is worked off: the last call tells
+                    // whether all are read.
+                    end = self.note(slots, next + index, result);
                 }
-                Err(error) => match error.raw_os_error().unwrap_or(0) {
-                    libc::EINTR => {}
-                    libc::EAGAIN => return Rx::Drained,
-                    libc::EBADFD => return Rx::Fault(Fault::Gone),
-                    libc::EIO => return Rx::Fault(Fault::Down),
-                    errno => return Rx::Fault(Fault::Os(errno)),
-                },
+            } else {
+                let result = self.read(slots, next);
+                end = self.note(slots, next, result);
+            }
+            next += count;
+            bytes += self.arrived[came..].iter().map(|frame| frame.len).sum::<usize>();
+            if let Some(rx) = end {
+                return rx;
             }
         }
         Rx::More
     }
 
-    /// Writes one frame.
-    fn write(&mut self, wire: &Wire<'_>) -> io::Result<()> {
-        self.iov.clear();
-        let header = self.tap.has_header().then_some(&wire.vnet);
-        let Some(range) = self.iov.push(header, wire) else {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        };
+    /// Writes the frame whose runs are at `range`.
+    fn write(&mut self, range: Range<usize>) -> i32 {
         let runs = self.iov.runs(range);
         let count = libc::c_int::try_from(runs.len()).unwrap_or(0);
-        // SAFETY: the runs name the header and the wire's bytes, which are
-        // borrowed; the kernel only reads them.
+        // SAFETY: the runs name a header and a wire's bytes, which are borrowed; the
+        // kernel only reads them.
         let wrote = unsafe { libc::writev(self.tap.fd().as_raw_fd(), runs.as_ptr(), count) };
-        if wrote < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let errno = || io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        if wrote < 0 { -errno() } else { i32::try_from(wrote).unwrap_or(i32::MAX) }
+    }
+
+    /// Writes the frames whose runs are at `ranges` by a list of calls, if that is worth
+    /// it; their results are those of the list then.
+    fn write_list(&mut self, ranges: &[Range<usize>]) -> bool {
+        let bytes: usize = self.iov.all().iter().map(|run| run.iov_len).sum();
+        let Some(batch) = self.batch.as_mut().filter(|batch| batch.is_usable()) else { return false };
+        if ranges.len() < 2 || bytes >= ranges.len() * SHORT {
+            return false;
+        }
+        let iov = &mut self.iov;
+        let writes: ArrayVec<_, BURST_FRAMES> =
+            ranges.iter().map(|range| batch.write(iov.runs(range.clone()))).collect();
+        // SAFETY: the runs name headers and wires' bytes, which are borrowed, and stay
+        // where they are.
+        if unsafe { batch.run(writes.into_iter()) }.is_err() {
+            tracing::debug!("io_uring failed: one system call for each frame");
+        }
+        true
+    }
+}
+
+/// What the switch makes of a write that failed.
+fn refusal(errno: i32) -> (Refusal, Option<Fault>) {
+    match errno {
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => (Refusal::Full, None),
+        libc::EINVAL => (Refusal::Invalid, None),
+        libc::EMSGSIZE => (Refusal::Oversize, None),
+        libc::EIO => (Refusal::Down, Some(Fault::Down)),
+        libc::EBADFD => (Refusal::Gone, Some(Fault::Gone)),
+        _ => (Refusal::Error, None),
     }
 }
 
@@ -180,14 +291,15 @@ impl Port for TapPort {
         self.pieces.clear();
         let rx = self.fill(slots);
         let slots: &'a [u8] = slots;
-        let bytes = |index: usize, frame: &Arrived| &slots[index * Slots::STRIDE + FRAME_AT..][..frame.len];
-        for (index, frame) in self.arrived.iter().enumerate() {
-            let behind = &bytes(index, frame)[head_len(frame.len)..];
+        self.expected = self.arrived.len();
+        let bytes = |frame: &Arrived| &slots[frame.slot * Slots::STRIDE + FRAME_AT..][..frame.len];
+        for frame in &self.arrived {
+            let behind = &bytes(frame)[head_len(frame.len)..];
             self.pieces.push(behind.as_ptr(), behind.len());
         }
         let port: &'a TapPort = self;
         for (index, frame) in port.arrived.iter().enumerate() {
-            let head = &bytes(index, frame)[..head_len(frame.len)];
+            let head = &bytes(frame)[..head_len(frame.len)];
             burst.frames.push(if frame.truncated {
                 Frame::broken(head, DropReason::Truncated)
             } else {
@@ -201,26 +313,25 @@ impl Port for TapPort {
 
     fn transmit(&mut self, wires: &[Wire<'_>]) -> Sent {
         let mut outcome = Sent::default();
-        for (index, wire) in (0u8..).zip(wires) {
-            let refusal = loop {
-                let Err(error) = self.write(wire) else { break None };
-                break Some(match error.raw_os_error().unwrap_or(0) {
-                    libc::EINTR => continue,
-                    libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
-                    libc::EINVAL => Refusal::Invalid,
-                    libc::EMSGSIZE => Refusal::Oversize,
-                    libc::EIO => {
-                        outcome.fault = Some(Fault::Down);
-                        Refusal::Down
-                    }
-                    libc::EBADFD => {
-                        outcome.fault = Some(Fault::Gone);
-                        Refusal::Gone
-                    }
-                    _ => Refusal::Error,
-                });
-            };
-            if let Some(refusal) = refusal {
+        self.iov.clear();
+        let mut ranges = ArrayVec::<_, BURST_FRAMES>::new();
+        for wire in wires {
+            let header = self.tap.has_header().then_some(&wire.vnet);
+            // A frame of more than a thousand pieces is left without any run: the kernel
+            // calls that invalid.
+            ranges.push(self.iov.push(header, wire).unwrap_or(0..0));
+        }
+        let is_listed = self.write_list(&ranges);
+        for (index, range) in (0u8..).zip(ranges) {
+            let listed = self.batch.as_ref().filter(|_| is_listed);
+            let mut result = listed.map_or(UNDONE, |batch| batch.results()[usize::from(index)]);
+            while result == UNDONE || result == -libc::EINTR {
+                result = self.write(range.clone());
+            }
+            // Nothing at all is written of what has no runs.
+            if result <= 0 {
+                let (refusal, fault) = refusal(if result == 0 { libc::EINVAL } else { -result });
+                outcome.fault = fault.or(outcome.fault);
                 outcome.refused.push((index, refusal));
             }
         }
