@@ -4,8 +4,9 @@
 //! io_uring is no more than a list of calls here: each is made in its turn and is over,
 //! with a result or EAGAIN, when [`Batch::run`] returns. Nothing stays under way, and
 //! nothing that a caller lends is kept. That the descriptor does not block is not enough
-//! for that: one that can be asked not to wait for a single call (RWF_NOWAIT, TAPs since
-//! Linux 6.10) is waited for unless it is asked.
+//! for that: io_uring waits for it all the same, unless each call asks it not to
+//! (RWF_NOWAIT). Where the driver cannot be asked (TAPs before Linux 6.4) there are no
+//! lists.
 //!
 //! Read first: io_uring(7), and `io_rw_init_file` of io_uring/rw.c.
 //!
@@ -17,7 +18,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
-use io_uring::opcode::{Read, Write, Writev};
+use io_uring::opcode::{Read, Writev};
 use io_uring::types::Fd;
 use io_uring::{IoUring, squeue};
 
@@ -30,8 +31,6 @@ pub(super) const UNDONE: i32 = i32::MIN;
 pub(super) struct Batch {
     ring: IoUring,
     fd: RawFd,
-    /// RWF_NOWAIT, where the descriptor knows it.
-    flags: i32,
     results: [i32; BURST_FRAMES],
     /// Calls may be left in the ring that were never made, and never may be.
     is_broken: bool,
@@ -45,30 +44,27 @@ impl std::fmt::Debug for Batch {
 
 impl Batch {
     /// Lists of calls for `fd`, which does not block and is to live as long. `None` where
-    /// the kernel has no io_uring, or the administrator forbids it
-    /// (`kernel.io_uring_disabled`, a filter of system calls).
+    /// its driver cannot be asked not to wait, the kernel has no io_uring, or the
+    /// administrator forbids it (`kernel.io_uring_disabled`, a filter of system calls).
     pub fn new(fd: BorrowedFd<'_>) -> Option<Batch> {
         let ring = IoUring::new(u32::try_from(BURST_FRAMES).ok()?).ok()?;
-        let (fd, flags) = (fd.as_raw_fd(), libc::RWF_NOWAIT);
-        let mut batch = Batch { ring, fd, flags, results: [UNDONE; BURST_FRAMES], is_broken: false };
-        // A write of nothing says only whether the flag is known.
-        let nothing = Write::new(Fd(fd), ptr::null(), 0).rw_flags(flags).build();
+        let mut batch = Batch { ring, fd: fd.as_raw_fd(), results: [UNDONE; BURST_FRAMES], is_broken: false };
+        // A read of nothing takes no frame, and says whether it can be asked for.
+        let nothing = batch.read(ptr::null_mut(), 0);
         // SAFETY: no memory is passed.
-        if unsafe { batch.run([nothing].into_iter()) }.ok()? == [-libc::EOPNOTSUPP] {
-            batch.flags = 0;
-        }
-        Some(batch)
+        let can_ask = unsafe { batch.run([nothing].into_iter()) }.is_ok_and(|results| results == [0]);
+        can_ask.then_some(batch)
     }
 
     /// A read of up to `len` bytes.
     pub fn read(&self, room: *mut u8, len: u32) -> squeue::Entry {
-        Read::new(Fd(self.fd), room, len).rw_flags(self.flags).build()
+        Read::new(Fd(self.fd), room, len).rw_flags(libc::RWF_NOWAIT).build()
     }
 
     /// A write of the bytes that `runs` name.
     pub fn write(&self, runs: &[libc::iovec]) -> squeue::Entry {
         let count = u32::try_from(runs.len()).unwrap_or(0);
-        Writev::new(Fd(self.fd), runs.as_ptr().cast(), count).rw_flags(self.flags).build()
+        Writev::new(Fd(self.fd), runs.as_ptr().cast(), count).rw_flags(libc::RWF_NOWAIT).build()
     }
 
     /// Makes `calls`, which are this batch's, in order, at most [`BURST_FRAMES`]; returns
@@ -93,14 +89,17 @@ impl Batch {
         drop(queue);
         let mut done = 0;
         while done < count {
-            match self.ring.submit_and_wait(count - done) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                Ok(_) | Err(_) => {}
-            }
+            let submitted = self.ring.submit_and_wait(count - done);
+            // Also when that failed: what was done must not be done again.
             for completion in self.ring.completion() {
                 let number = usize::try_from(completion.user_data()).map_err(io::Error::other)?;
                 self.results[number] = completion.result();
                 done += 1;
+            }
+            if let Err(error) = submitted
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
             }
         }
         self.is_broken = false;
@@ -121,7 +120,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
     use std::os::unix::net::UnixDatagram;
 
     /// Two sockets, and a batch for each; `None` on a machine without, where nothing can
@@ -135,9 +134,6 @@ mod tests {
         if batches.is_none() {
             eprintln!("SKIP port::batch: needs io_uring");
         }
-        // The writes of nothing that asked for the flag.
-        let mut nothing = [0; 1];
-        while a.recv(&mut nothing).is_ok() || b.recv(&mut nothing).is_ok() {}
         let (one, other) = batches?;
         Some(([a, b], [one, other]))
     }
@@ -166,6 +162,17 @@ mod tests {
         let read = to.read(rooms[0].as_mut_ptr(), 16);
         // SAFETY: as above.
         assert_eq!(unsafe { to.run([read].into_iter()) }.unwrap(), [-libc::EAGAIN]);
+    }
+
+    /// Not blocking is not enough: the kernel would wait for it, and all ports with it.
+    #[test]
+    fn what_cannot_be_asked_not_to_wait_has_no_lists() {
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
+        assert!(fd >= 0);
+        // SAFETY: a new descriptor that nobody else holds.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        assert!(Batch::new(fd.as_fd()).is_none());
     }
 
     #[test]

@@ -31,6 +31,9 @@ const FRAME_AT: usize = 16;
 /// the process did with it, and more than a list of calls costs.
 const SHORT: usize = 4096;
 
+/// The longest list of reads after a single frame: of super-frames it brings a MiB.
+const LIST_FIRST: usize = 16;
+
 /// Who holds the descriptor.
 #[derive(Debug)]
 pub(super) enum Attached {
@@ -170,16 +173,13 @@ impl TapPort {
         true
     }
 
-    /// How many frames to read next, where `next` slots are used and hold `bytes`.
-    fn ahead(&self, next: usize, bytes: usize) -> usize {
-        let (Some(last), Some(_)) = (self.arrived.last(), self.batch.as_ref()) else { return 1 };
-        if last.len >= SHORT {
+    /// How many frames to read next, where `next` slots are used.
+    fn ahead(&self, next: usize) -> usize {
+        let has_lists = self.batch.as_ref().is_some_and(Batch::is_usable);
+        if !has_lists || self.arrived.iter().any(|frame| frame.len >= SHORT) {
             return 1;
         }
-        // As many as came the last time; if there are more, as many as there are by now.
-        let came = self.arrived.len();
-        let room = (BURST_FRAMES - next).min((BURST_BYTES - bytes).div_ceil(SHORT));
-        self.expected.saturating_sub(came).max(came).min(room)
+        list_len(self.arrived.len(), self.expected).min(BURST_FRAMES - next)
     }
 
     /// Notes what a read into slot `slot` came to; what that means if it was the last.
@@ -209,7 +209,7 @@ impl TapPort {
     fn fill(&mut self, slots: &mut [u8]) -> Rx {
         let (mut next, mut bytes) = (0, 0);
         while next < BURST_FRAMES && bytes < BURST_BYTES {
-            let count = self.ahead(next, bytes);
+            let count = self.ahead(next);
             let came = self.arrived.len();
             let mut end = None;
             if count > 1 && self.read_list(slots, next, count) {
@@ -261,6 +261,22 @@ impl TapPort {
         }
         true
     }
+}
+
+/// How many frames to read in one list when `came` short ones have come in this burst, and
+/// `expected` did in the last.
+fn list_len(came: usize, expected: usize) -> usize {
+    // The first frame tells what they are like; and one says little of those behind it:
+    // they may be super-frames.
+    let most = match came {
+        0 => 1,
+        1 => LIST_FIRST,
+        _ => BURST_FRAMES,
+    };
+    // The last call of a list is to find nothing. If more came than expected, as many may
+    // be there by now.
+    let more = if came < expected { expected - came + 1 } else { came.max(1) };
+    more.min(most)
 }
 
 /// What the switch makes of a write that failed.
@@ -344,5 +360,20 @@ impl Port for TapPort {
 
     fn set_link(&mut self, link: Link) {
         self.link = link;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_as_long_as_the_last_burst_and_one_more() {
+        assert_eq!(list_len(0, 64), 1);
+        assert_eq!([list_len(1, 1), list_len(1, 2), list_len(1, 12)], [1, 2, 12]);
+        assert_eq!(list_len(1, 64), 16, "who knows what they are");
+        assert_eq!(list_len(17, 20), 4, "three more, and nothing");
+        assert_eq!([list_len(2, 1), list_len(20, 20)], [2, 20], "more than expected");
+        assert_eq!(list_len(17, 64), 48);
     }
 }

@@ -18,7 +18,8 @@
 //! too; but on a busy port each new station would close the fast path for all.)
 //! Two things are left to chance: frames of one source on two processors at a time,
 //! which may set `gated` back by the few frames between them, and a processor that is
-//! halted for long between numbering a frame and giving it to the socket.
+//! halted for long between a look at the maps, numbering a frame, and giving it to the
+//! socket.
 //!
 //! A sender that is always faster than the slow way would never find it empty.
 //! Once its socket loses frames, or is about to, `DRAINING` makes the filter drop (and

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use super::shared::{
@@ -151,6 +151,8 @@ impl FastTable {
             if self.shared.word(None, SETTLED).load(Ordering::Relaxed) == self.generation {
                 return;
             }
+            // What opened a port is to be seen before this is read.
+            fence(Ordering::SeqCst);
             let mut waiting = [0; SLOTS as usize];
             for slot in self.used() {
                 waiting[slot.index()] = self.load(slot, SLOW);
