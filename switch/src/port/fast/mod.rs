@@ -240,7 +240,7 @@ impl FastPort {
 
     /// Whether frames wait for us, as far as the filter's count tells.
     pub fn is_behind(&self) -> bool {
-        self.word(DONE).load(Ordering::Relaxed) < self.word(SLOW).load(Ordering::Relaxed)
+        self.has_more_than(0)
     }
 
     /// Whether more frames than `arrived`, which are not counted yet, were given to the
