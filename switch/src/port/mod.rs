@@ -35,6 +35,7 @@ mod stream;
 mod tap;
 mod tc;
 mod tun;
+mod tx_ring;
 mod vhost;
 pub mod watch;
 

@@ -2,15 +2,17 @@
 //! (a guest that holds the TAP's descriptor, the other end of a veth, a wire)
 //! sends, and the way back to it.
 //!
-//! Frames arrive in the shared slots by `recvmmsg` and leave by `sendmmsg` from
-//! wherever they lie; virtio-net headers cross whole in both directions.
+//! Frames arrive in the shared slots by `recvmmsg`. They leave by `sendmmsg` from
+//! wherever they lie, or, if all of a burst are short, from a transmit ring (`tx_ring`);
+//! virtio-net headers cross whole in both directions.
 //!
-//! Deliberately absent: rings (`packet` says why) and any retry of a full
-//! queue. Read first: packet(7).
+//! Deliberately absent: a ring to receive from (`packet` says why) and any retry of a
+//! full queue. Read first: packet(7).
 
 use std::fmt;
 use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
@@ -22,9 +24,10 @@ use super::fast::FastPort;
 use super::iov::Iov;
 use super::packet;
 use super::pieces::{Pieces, head_len};
+use super::tx_ring::{self, Outcome, TxRing};
 use super::{BURST_BYTES, BURST_FRAMES, Burst, Fault, Link, Losses, Offloads, Port, Rx, Sent, Slot, Slots};
 use crate::bridge::{DropReason, Refusal};
-use crate::frame::{Frame, TAG_LEN, TPID_C, Wire};
+use crate::frame::{ETHER_HEADER_LEN, Frame, TAG_LEN, TPID_C, Wire};
 use crate::offload::{GSO_NONE, NEEDS_CSUM, VnetHeader};
 
 /// Where in a slot the kernel writes the virtio-net header: the frame behind it
@@ -85,6 +88,8 @@ unsafe impl Send for Vectors {}
 /// A port on the netdev side of an interface.
 pub(super) struct NetdevPort {
     fd: OwnedFd,
+    /// For bursts of short frames; a port can do without.
+    ring: Option<TxRing>,
     ifindex: u32,
     link: Link,
     vectors: Vectors,
@@ -180,6 +185,7 @@ impl NetdevPort {
     ) -> io::Result<NetdevPort> {
         Ok(NetdevPort {
             fd: packet::open(ifindex, filter, notes)?,
+            ring: TxRing::open(ifindex).ok(),
             ifindex,
             link: Link { up: false, mtu: 0, offloads: Offloads::ALL },
             vectors: Vectors::new(),
@@ -347,6 +353,33 @@ impl NetdevPort {
         }
     }
 
+    /// Sends the first of `wires`, whose runs are at `ranges`, from the ring, if all are
+    /// short; returns how many have left or were refused.
+    fn transmit_short(&mut self, wires: &[Wire<'_>], ranges: &[Range<usize>], outcome: &mut Sent) -> usize {
+        let Some(ring) = &mut self.ring else { return 0 };
+        // The ring does not look at the MTU. If it has just become less, frames between
+        // the two go to the device, which drops them.
+        let longest = (self.link.mtu as usize + ETHER_HEADER_LEN).min(tx_ring::LEN_MAX);
+        if !wires.iter().all(|wire| wire.vnet.gso_type == GSO_NONE && wire.len() <= longest) {
+            return 0;
+        }
+        for range in ranges {
+            let runs = self.vectors.send_iov.runs(range.clone());
+            // SAFETY: the runs point into `wires`, and begin with a virtio-net header.
+            if !unsafe { ring.put(runs) } {
+                break;
+            }
+        }
+        let Outcome { sent, errno } = ring.send();
+        if !matches!(errno, libc::ENOBUFS | libc::ENOMEM) {
+            // What is left is asked for once more by name, and its error is told there.
+            return sent;
+        }
+        // At most 64 wires: the index fits.
+        outcome.refused.push((u8::try_from(sent).unwrap_or(u8::MAX), Refusal::Full));
+        sent + 1
+    }
+
     /// The answer to a failed send of wire `index`: refuse it, or everything
     /// from it on.
     fn refusal(&self, errno: i32) -> Refused {
@@ -415,21 +448,22 @@ impl Port for NetdevPort {
 
     fn transmit(&mut self, wires: &[Wire<'_>]) -> Sent {
         let mut outcome = Sent::default();
-        let Vectors { send, send_iov, .. } = &mut self.vectors;
+        let send_iov = &mut self.vectors.send_iov;
         send_iov.clear();
-        let mut ranges = ArrayVec::<_, BURST_FRAMES>::new();
+        let mut ranges = ArrayVec::<Range<usize>, BURST_FRAMES>::new();
         for wire in wires {
             // A frame of more than a thousand pieces is left without any run:
             // the kernel calls that invalid.
             ranges.push(send_iov.push(Some(&wire.vnet), wire).unwrap_or(0..0));
         }
+        let mut next = self.transmit_short(wires, &ranges, &mut outcome);
         // Only now: a list that grew has moved.
-        for (message, range) in send.iter_mut().zip(ranges) {
+        let Vectors { send, send_iov, .. } = &mut self.vectors;
+        for (message, range) in send.iter_mut().zip(ranges).skip(next) {
             let runs = send_iov.runs(range);
             message.msg_hdr.msg_iov = runs.as_mut_ptr();
             message.msg_hdr.msg_iovlen = runs.len();
         }
-        let mut next = 0;
         let mut retried = None;
         while next < wires.len() {
             let messages = &mut self.vectors.send[next..wires.len()];

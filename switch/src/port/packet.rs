@@ -4,8 +4,9 @@
 //! Read first: packet(7), and `packet_snd`/`packet_rcv` of net/packet/af_packet.c.
 //!
 //! Deliberately absent: PACKET_QDISC_BYPASS (super-frames towards a device
-//! without TSO fail with ENOBUFS, where the normal path segments), and
-//! TPACKET_V3 rings (their block timer adds 0.4 to 4 ms of latency).
+//! without TSO fail with ENOBUFS, where the normal path segments), and rings to
+//! receive from: a copy and a system call less here are a copy more in the sender's
+//! place (TPACKET_V2), or a block timer adds 0.4 to 4 ms of latency (TPACKET_V3).
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -55,16 +56,7 @@ pub(super) fn set_option<T: Copy>(
 /// # Errors
 /// EPERM without CAP_NET_RAW; ENODEV if the interface is gone.
 pub(super) fn open(ifindex: u32, filter: Option<&OwnedFd>, notes: &mut Vec<String>) -> io::Result<OwnedFd> {
-    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // Protocol 0: nothing arrives before `bind` names the interface.
-    // SAFETY: no memory is passed; the result is checked.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nobody else holds.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    set_option(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1 as libc::c_int)?;
+    let fd = socket()?;
     set_option(&fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
     set_option(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1 as libc::c_int)?;
     if set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BYTES).is_err() {
@@ -73,17 +65,43 @@ pub(super) fn open(ifindex: u32, filter: Option<&OwnedFd>, notes: &mut Vec<Strin
         let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BYTES);
         notes.push("the receive buffer is small (CAP_NET_ADMIN is missing): expect losses".to_owned());
     }
+    if let Some(filter) = filter {
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, filter.as_raw_fd())?;
+    }
+    bind(&fd, ifindex, libc::ETH_P_ALL)?;
+    promiscuous(&fd, ifindex)?;
+    Ok(fd)
+}
+
+/// A packet socket that sends to interface `ifindex` and receives nothing.
+///
+/// # Errors
+/// As `open`.
+pub(super) fn open_sender(ifindex: u32) -> io::Result<OwnedFd> {
+    let fd = socket()?;
+    bind(&fd, ifindex, 0)?;
+    Ok(fd)
+}
+
+/// A packet socket on no interface yet, whose frames have virtio-net headers before them
+/// and are ours on their way out.
+fn socket() -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Protocol 0: nothing arrives before `bind` names one.
+    // SAFETY: no memory is passed; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else holds.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1 as libc::c_int)?;
     if set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BYTES).is_err() {
         let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BYTES);
     }
     // Without the mark the egress program would stop us too; but who may not
     // set it may attach no program either.
     let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_MARK, MARK);
-    if let Some(filter) = filter {
-        set_option(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, filter.as_raw_fd())?;
-    }
-    bind(&fd, ifindex)?;
-    promiscuous(&fd, ifindex)?;
     Ok(fd)
 }
 
@@ -91,11 +109,12 @@ fn index(ifindex: u32) -> io::Result<libc::c_int> {
     libc::c_int::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }
 
-fn bind(fd: &OwnedFd, ifindex: u32) -> io::Result<()> {
+/// Binds to an interface, and to what comes there by `protocol`; 0 is nothing.
+fn bind(fd: &OwnedFd, ifindex: u32, protocol: libc::c_int) -> io::Result<()> {
     // SAFETY: all-zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = small(libc::AF_PACKET);
-    address.sll_protocol = small(libc::ETH_P_ALL).to_be();
+    address.sll_protocol = small(protocol).to_be();
     address.sll_ifindex = index(ifindex)?;
     let size = socklen::<libc::sockaddr_ll>();
     // SAFETY: `address` is a sockaddr_ll of `size` bytes.
