@@ -26,3 +26,17 @@ pub mod run;
 pub mod supervisor;
 pub mod top;
 pub mod trace;
+
+/// Says, where `./dev test` counts it, that `test` cannot run here.
+///
+/// # Panics
+/// `VSWITCH_NO_SKIP` is set in the environment.
+#[cfg(test)]
+fn skip(test: &str, needs: &str) {
+    use std::io::Write as _;
+    let forbidden = std::env::var_os("VSWITCH_NO_SKIP").is_some_and(|value| !value.is_empty());
+    assert!(!forbidden, "{test} needs {needs}");
+    // Not by `eprintln`, which a test that passes keeps to itself; and if standard error
+    // is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "SKIP {test}: needs {needs}");
+}

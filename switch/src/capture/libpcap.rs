@@ -167,10 +167,8 @@ mod tests {
             ("greater 60", false, true),
         ] {
             let program = match compile(text) {
-                // Said aloud: without the library there is nothing to test.
-                Err(CompileError::NoLibrary) => {
-                    return println!("SKIP the_words_of_pcap_filter_mean_what_they_say: needs libpcap0.8");
-                }
+                // Without the library there is nothing to test.
+                Err(CompileError::NoLibrary) => return crate::skip("capture::libpcap", "libpcap0.8"),
                 compiled => Program::new(&compiled.unwrap()).unwrap(),
             };
             let takes = |frame: &[u8]| program.accepts(frame, u32::try_from(frame.len()).unwrap());

@@ -89,8 +89,7 @@ mod tests {
         let pattern = || (0u8..251).cycle();
         bytes.iter_mut().zip(pattern()).for_each(|(byte, value)| *byte = value);
         if is_advised(&bytes[2 * HUGE]).is_none() {
-            eprintln!("SKIPPED: this kernel has no transparent huge pages");
-            return;
+            return crate::skip("port::huge", "transparent huge pages");
         }
         assert_eq!(is_advised(&bytes[2 * HUGE]), Some(false), "not by itself");
         ask_for_huge_pages([bytes.as_ptr_range()]);
