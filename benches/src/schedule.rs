@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use vswitch_hot::stats::spread;
 
 use crate::huge::HugePages;
@@ -67,6 +67,11 @@ pub(crate) fn run(plan: &Plan, keep: impl Fn(&Report) -> Result<()>) -> Result<R
         |rig: &Rig| *rig == Rig::Queues || plan.subjects.iter().any(|s| s.is_dpdk() && s.belongs_to(*rig));
     let huge = plan.rigs.iter().any(is_dpdk).then(|| HugePages::reserve(HUGE_MEBIBYTES)).transpose();
     let absent = absent(plan, huge.as_ref().err());
+    if let Some(Absent { rig, why, .. }) =
+        absent.iter().find(|a| a.subject == Subject::Vswitch && a.part.is_none())
+    {
+        bail!("rig {rig} cannot be measured here: {why}; without it: --rig with the others");
+    }
     let slots = slots(plan, &absent, effort);
     let measured: Vec<Subject> =
         plan.subjects.iter().copied().filter(|s| plan.rigs.iter().any(|rig| s.belongs_to(*rig))).collect();
