@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::{Config, Invoker, Isolation};
@@ -46,6 +47,14 @@ pub enum Form {
     Json,
 }
 
+/// Raises the soft limit of open descriptors to the hard one: a port has up to four, and
+/// the usual 1,024 would be the end at some 250 ports.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // If that is refused, whoever wants the last descriptor says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// Runs the switch that `source` describes until a signal or `vswitch stop`.
 ///
 /// # Errors
@@ -53,6 +62,7 @@ pub enum Form {
 /// nothing is left behind then.
 pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
     let config = source.read()?;
+    allow_descriptors();
     let terminal = Terminal::of_this_process();
     let mut poll = Poll::new().context("no epoll instance")?;
     let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).context("no signal pipe")?;

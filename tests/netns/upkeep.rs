@@ -10,7 +10,7 @@ use vswitch::offload::VnetHeader;
 use vswitch_tests::clock::{Deadline, wait_for, wait_until};
 use vswitch_tests::flow::Device;
 use vswitch_tests::netns::{Netns, veth};
-use vswitch_tests::process::Switch;
+use vswitch_tests::process::{Switch, binary};
 use vswitch_tests::require;
 
 use crate::lifecycle::{name, start, state, wait_state};
@@ -74,6 +74,26 @@ fn ports_that_come_and_go_leave_no_descriptor() -> Result<()> {
         wait_state(&switch, "x", PortState::Up)?;
     }
     wait_descriptors(&switch, before)
+}
+
+/// What a shell allows (1,024, mostly) would not do for 256 ports.
+#[test]
+fn as_many_descriptors_are_used_as_the_hard_limit_allows() -> Result<()> {
+    require!(root, "prlimit");
+    let ns = Netns::new("soft")?;
+    let mut ports = Vec::new();
+    for number in 0..8 {
+        veth(&ns, &format!("sw{number}"), &ns, &format!("e{number}"))?;
+        ports.extend(["--port".to_owned(), format!("netdev:sw{number}")]);
+    }
+    let program = binary("vswitch")?;
+    let mut command = ns.command("prlimit");
+    command.arg("--nofile=24:4096").arg(&program);
+    let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+    let switch = Switch::spawn(command, program, &ports)?;
+    ensure!(descriptors(&switch)?.len() > 24, "with less the test shows nothing");
+    switch.stop()?;
+    Ok(())
 }
 
 #[test]
