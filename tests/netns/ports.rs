@@ -262,6 +262,51 @@ fn netdev_bursts_of_short_frames_arrive_in_order_as_they_were() -> Result<()> {
     Ok(())
 }
 
+/// Sends `bursts` of 64 numbered frames, and checks that those which were not refused
+/// arrive in order, and nothing else; returns how many were refused.
+fn send_behind_a_shaper(port: &mut Opened<'_>, end: &Device, bursts: usize) -> Result<usize> {
+    let mut accepted = Vec::new();
+    let mut refusals = 0;
+    for burst in 0..bursts {
+        let frames: Vec<Vec<u8>> = (0..64).map(|at| numbered(at, 60 + burst)).collect();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let sent = port.send(&frames);
+        ensure!(
+            sent.refused.iter().all(|(_, why)| *why == Refusal::Full) && sent.fault.is_none(),
+            "{sent:?}"
+        );
+        let is_refused = |at: &usize| sent.refused.iter().any(|(index, _)| usize::from(*index) == *at);
+        refusals += sent.refused.len();
+        accepted.extend((0..64).filter(|at| !is_refused(at)).map(|at| frames[at].to_vec()));
+    }
+    for (at, frame) in accepted.iter().enumerate() {
+        let got = read_one(end)?.1;
+        ensure!(got == *frame, "{at} of {} accepted: {:02x?} came", accepted.len(), &got[14..20]);
+    }
+    Ok(refusals)
+}
+
+/// A place of the ring is not free before its frame has left the device's queue: what finds
+/// none goes another way, behind it.
+#[test]
+fn netdev_keeps_the_order_while_the_device_has_frames_queued() -> Result<()> {
+    require!(root, "tc");
+    let ns = pair("shaped")?;
+    let mut port = open(&ns, "netdev:sw", &options("a"))?;
+    let sockets = ns.enter(|| std::fs::read_to_string("/proc/thread-self/net/packet"))?;
+    ensure!(sockets.lines().count() == 3, "a heading, and one socket each to receive and to send: {sockets}");
+    let end = Device::packet(&ns, "e0")?;
+    ns.run("tc qdisc add dev sw root tbf rate 4mbit burst 2000 limit 100000")?;
+    ensure!(send_behind_a_shaper(&mut port, &end, 5)? == 0, "there was room for all");
+    // Now most find the queue full, each by itself.
+    ns.run("tc qdisc replace dev sw root tbf rate 1mbit burst 1600 limit 2400")?;
+    let refused = send_behind_a_shaper(&mut port, &end, 5)?;
+    ensure!(refused > 64, "{refused} were refused");
+    ns.run("tc qdisc del dev sw root")?;
+    ensure!(send_behind_a_shaper(&mut port, &end, 5)? == 0);
+    Ok(())
+}
+
 /// A packet socket tells the next caller, whoever it is, that the device went
 /// down: a healthy port must not believe it.
 #[test]

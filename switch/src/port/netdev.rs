@@ -183,9 +183,13 @@ impl NetdevPort {
         filter: Option<&OwnedFd>,
         notes: &mut Vec<String>,
     ) -> io::Result<NetdevPort> {
+        // The kernel takes milliseconds over a ring: frames had better not wait meanwhile.
+        let ring = TxRing::open(ifindex).map_err(|error| {
+            notes.push(format!("no transmit ring ({error}): short frames cost more"));
+        });
         Ok(NetdevPort {
             fd: packet::open(ifindex, filter, notes)?,
-            ring: TxRing::open(ifindex).ok(),
+            ring: ring.ok(),
             ifindex,
             link: Link { up: false, mtu: 0, offloads: Offloads::ALL },
             vectors: Vectors::new(),
@@ -357,10 +361,15 @@ impl NetdevPort {
     /// short; returns how many have left or were refused.
     fn transmit_short(&mut self, wires: &[Wire<'_>], ranges: &[Range<usize>], outcome: &mut Sent) -> usize {
         let Some(ring) = &mut self.ring else { return 0 };
-        // The ring does not look at the MTU. If it has just become less, frames between
-        // the two go to the device, which drops them.
-        let longest = (self.link.mtu as usize + ETHER_HEADER_LEN).min(tx_ring::LEN_MAX);
-        if !wires.iter().all(|wire| wire.vnet.gso_type == GSO_NONE && wire.len() <= longest) {
+        // The kernel looks at the MTU for sendmmsg, and not for the ring. If it has just
+        // become less, frames between the two are the device's to drop or to take.
+        let longest = self.link.mtu as usize + ETHER_HEADER_LEN;
+        let is_short = |wire: &Wire<'_>| {
+            let is_tagged = wire.head.get(ADDRESSES_LEN..ETHER_HEADER_LEN) == Some(&TPID_C.to_be_bytes());
+            let longest = longest + if is_tagged { TAG_LEN } else { 0 };
+            wire.vnet.gso_type == GSO_NONE && wire.len() <= longest.min(tx_ring::LEN_MAX)
+        };
+        if !wires.iter().all(is_short) {
             return 0;
         }
         for range in ranges {

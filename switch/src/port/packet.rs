@@ -57,6 +57,7 @@ pub(super) fn set_option<T: Copy>(
 /// EPERM without CAP_NET_RAW; ENODEV if the interface is gone.
 pub(super) fn open(ifindex: u32, filter: Option<&OwnedFd>, notes: &mut Vec<String>) -> io::Result<OwnedFd> {
     let fd = socket()?;
+    // What `open_sender`'s sockets send, too, would come back here.
     set_option(&fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
     set_option(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1 as libc::c_int)?;
     if set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BYTES).is_err() {

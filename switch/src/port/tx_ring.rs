@@ -3,8 +3,9 @@
 //!
 //! A frame is copied into its place, which costs less than what `sendmmsg` does for each
 //! message (fetching it, its list and the memory it names from the process) as long as it
-//! is short. The kernel copies it once more, so a place is free again when the device
-//! forgets whose frame it was: at once on a TAP or a veth, after transmission on a NIC.
+//! is short. The kernel copies it once more, so a place is free again when the kernel
+//! forgets whose frame it was: at once on a TAP, on a veth when the stack at its other end
+//! has it, on a NIC after transmission, and behind a qdisc no earlier than it leaves that.
 //!
 //! Read first: Documentation/networking/packet_mmap.rst, and `tpacket_snd` of
 //! net/packet/af_packet.c.
@@ -17,6 +18,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::{BURST_FRAMES, packet};
 use crate::offload::VnetHeader;
@@ -29,7 +31,12 @@ const PLACE_BYTES: usize = 2048;
 /// without its sockaddr_ll.
 const VNET_AT: usize = size_of::<libc::tpacket2_hdr>().next_multiple_of(16);
 const RING_BYTES: usize = PLACES * PLACE_BYTES;
-const BLOCK_BYTES: usize = 4096;
+/// Marks of a place that is not free; others (of time stamps) say nothing of that.
+const BUSY: u32 = libc::TP_STATUS_SEND_REQUEST | libc::TP_STATUS_SENDING | libc::TP_STATUS_WRONG_FORMAT;
+/// How often the end of a ring looks whether a device still has frames of it, and how soon
+/// again.
+const STEPS: u32 = 50;
+const STEP: Duration = Duration::from_millis(1);
 
 /// The longest frame that has room, in bytes.
 pub(super) const LEN_MAX: usize = PLACE_BYTES - VNET_AT - VnetHeader::LEN;
@@ -67,10 +74,12 @@ impl TxRing {
         let fd = packet::open_sender(ifindex)?;
         let version = libc::tpacket_versions::TPACKET_V2 as libc::c_int;
         packet::set_option(&fd, libc::SOL_PACKET, libc::PACKET_VERSION, version)?;
+        // A block is whole pages and whole places.
+        let block = rustix::param::page_size().max(PLACE_BYTES);
         let number = |value: usize| libc::c_uint::try_from(value).map_err(io::Error::other);
         let request = libc::tpacket_req {
-            tp_block_size: number(BLOCK_BYTES)?,
-            tp_block_nr: number(RING_BYTES / BLOCK_BYTES)?,
+            tp_block_size: number(block)?,
+            tp_block_nr: number(RING_BYTES / block)?,
             tp_frame_size: number(PLACE_BYTES)?,
             tp_frame_nr: number(PLACES)?,
         };
@@ -92,9 +101,10 @@ impl TxRing {
         unsafe { self.map.add((self.at + ahead) % PLACES * PLACE_BYTES) }.as_ptr()
     }
 
-    /// Whose turn it is with a place: the kernel's, or ours.
+    /// Whose turn it is with the place that is `ahead` of the next: the kernel's, or ours.
     #[inline]
-    fn status(&self, place: *mut u8) -> &AtomicU32 {
+    fn status(&self, ahead: usize) -> &AtomicU32 {
+        let place = self.place(ahead);
         // SAFETY: tp_status is the first word of a place, aligned as it is, lives as long
         // as the map, and is an atomic on both sides.
         unsafe { AtomicU32::from_ptr(&raw mut (*place.cast::<libc::tpacket2_hdr>()).tp_status) }
@@ -108,8 +118,7 @@ impl TxRing {
     #[inline]
     pub unsafe fn put(&mut self, runs: &[libc::iovec]) -> bool {
         let place = self.place(self.filled);
-        let is_free =
-            self.filled < PLACES && self.status(place).load(Ordering::Acquire) == libc::TP_STATUS_AVAILABLE;
+        let is_free = self.filled < PLACES && self.status(self.filled).load(Ordering::Acquire) & BUSY == 0;
         let len: usize = runs.iter().map(|run| run.iov_len).sum();
         let Some(frame_len) = len.checked_sub(VnetHeader::LEN).filter(|len| is_free && *len <= LEN_MAX)
         else {
@@ -130,7 +139,7 @@ impl TxRing {
             hdr_len.cast::<u16>().write_unaligned(frame_len as u16);
             (*place.cast::<libc::tpacket2_hdr>()).tp_len = len as u32;
         }
-        self.status(place).store(libc::TP_STATUS_SEND_REQUEST, Ordering::Release);
+        self.status(self.filled).store(libc::TP_STATUS_SEND_REQUEST, Ordering::Release);
         self.filled += 1;
         true
     }
@@ -147,10 +156,10 @@ impl TxRing {
         let errno = if rc < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 };
         let is_left = |status| matches!(status, libc::TP_STATUS_SEND_REQUEST | libc::TP_STATUS_WRONG_FORMAT);
         let sent = (0..filled)
-            .position(|ahead| is_left(self.status(self.place(ahead)).load(Ordering::Acquire)))
+            .position(|ahead| is_left(self.status(ahead).load(Ordering::Acquire)))
             .unwrap_or(filled);
         for ahead in sent..filled {
-            self.status(self.place(ahead)).store(libc::TP_STATUS_AVAILABLE, Ordering::Release);
+            self.status(ahead).store(libc::TP_STATUS_AVAILABLE, Ordering::Release);
         }
         self.at = (self.at + sent) % PLACES;
         Outcome { sent, errno: if sent < filled { errno } else { 0 } }
@@ -159,6 +168,15 @@ impl TxRing {
 
 impl Drop for TxRing {
     fn drop(&mut self) {
+        // The kernel frees a ring without waiting for a device that is just about to write
+        // to a place that it is done with it (`tpacket_destruct_skb`, `packet_set_ring`).
+        let is_sending = |ahead| self.status(ahead).load(Ordering::Acquire) & libc::TP_STATUS_SENDING != 0;
+        for _ in 0..STEPS {
+            if !(0..PLACES).any(is_sending) {
+                break;
+            }
+            std::thread::sleep(STEP);
+        }
         // SAFETY: mapped in `open` with this length; nothing points there any more.
         unsafe { libc::munmap(self.map.as_ptr().cast(), RING_BYTES) };
     }
