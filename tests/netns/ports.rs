@@ -1,7 +1,10 @@
 //! What a port does with frames on a real device: byte for byte, with their
 //! tags and virtio-net headers, and by name where it cannot.
 
-use anyhow::{Result, ensure};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use anyhow::{Context as _, Result, ensure};
 use vswitch::bridge::{DropReason, Refusal};
 use vswitch::frame::{MacAddr, Piece, Wire};
 use vswitch::offload::{GSO_TCPV4, NEEDS_CSUM, VnetHeader};
@@ -284,6 +287,53 @@ fn send_behind_a_shaper(port: &mut Opened<'_>, end: &Device, bursts: usize) -> R
         ensure!(got == *frame, "{at} of {} accepted: {:02x?} came", accepted.len(), &got[14..20]);
     }
     Ok(refusals)
+}
+
+/// What the memory holds that this process shares with packet sockets: the places of rings.
+fn shared_with_sockets() -> Result<Vec<Vec<u8>>> {
+    let memory = File::open("/proc/self/mem")?;
+    let mut shared = Vec::new();
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines().filter(|line| line.contains("socket:[")) {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let (from, to) = range.context("a range of addresses")?;
+        let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+        let mut bytes = vec![0; usize::try_from(to - from)?];
+        // Tests beside this one close ports: theirs may be gone by now.
+        if memory.read_exact_at(&mut bytes, from).is_ok() {
+            shared.push(bytes);
+        }
+    }
+    Ok(shared)
+}
+
+#[test]
+fn netdev_sends_bursts_of_short_frames_from_the_ring_and_no_others() -> Result<()> {
+    require!(root);
+    let ns = pair("byring")?;
+    let mut port = open(&ns, "netdev:sw", &options("a"))?;
+    let end = Device::packet(&ns, "e0")?;
+    // No other test has frames with this at their end.
+    let signed = |number: u8, len: usize| [&numbered(number, len)[..], b"by the ring?"].concat();
+    let mut holds = |frames: &[Vec<u8>]| -> Result<usize> {
+        let sent = port.send(&frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        ensure!(sent.refused.is_empty() && sent.fault.is_none(), "{sent:?}");
+        for frame in frames {
+            ensure!(read_one(&end)?.1 == *frame);
+        }
+        let shared = shared_with_sockets()?;
+        let is_there = |frame: &&Vec<u8>| {
+            shared.iter().any(|bytes| bytes.windows(frame.len()).any(|window| window == &frame[..]))
+        };
+        Ok(frames.iter().filter(is_there).count())
+    };
+    let short: Vec<Vec<u8>> = (0..64).map(|number| signed(number, 300)).collect();
+    ensure!(holds(&short)? == 64, "all are in the ring's places");
+    ns.run("ip link set sw mtu 9000")?;
+    ns.run("ip link set e0 mtu 9000")?;
+    let mixed: Vec<Vec<u8>> =
+        (64..96).map(|number| signed(number, if number == 80 { 4_000 } else { 300 })).collect();
+    ensure!(holds(&mixed)? == 0, "one is too long");
+    Ok(())
 }
 
 /// A place of the ring is not free before its frame has left the device's queue: what finds
