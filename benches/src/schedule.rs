@@ -67,8 +67,7 @@ pub(crate) fn run(plan: &Plan, keep: impl Fn(&Report) -> Result<()>) -> Result<R
         |rig: &Rig| *rig == Rig::Queues || plan.subjects.iter().any(|s| s.is_dpdk() && s.belongs_to(*rig));
     let huge = plan.rigs.iter().any(is_dpdk).then(|| HugePages::reserve(HUGE_MEBIBYTES)).transpose();
     let absent = absent(plan, huge.as_ref().err());
-    if let Some(Absent { rig, why, .. }) =
-        absent.iter().find(|a| a.subject == Subject::Vswitch && a.part.is_none())
+    if let Some(Absent { rig, why, .. }) = plan.rigs.iter().find_map(|rig| unmeasurable(plan, *rig, &absent))
     {
         bail!("rig {rig} cannot be measured here: {why}; without it: --rig with the others");
     }
@@ -122,6 +121,18 @@ pub(crate) fn run(plan: &Plan, keep: impl Fn(&Report) -> Result<()>) -> Result<R
     }
     keep(&report)?;
     Ok(report)
+}
+
+/// Why there is nothing to say of `rig`: vswitch cannot take part in it, or nobody can.
+fn unmeasurable<'a>(plan: &Plan, rig: Rig, absent: &'a [Absent]) -> Option<&'a Absent> {
+    let why = |subject: Subject| {
+        absent.iter().find(|a| a.rig == rig.number() && a.subject == subject && a.part.is_none())
+    };
+    let subjects = || plan.subjects.iter().copied().filter(|subject| subject.belongs_to(rig));
+    if subjects().all(|subject| why(subject).is_some()) {
+        return subjects().find_map(why);
+    }
+    subjects().find(|subject| *subject == Subject::Vswitch).and_then(why)
 }
 
 /// What the generator makes of each case.

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -31,14 +30,13 @@ struct Run {
 type Process = (u32, String);
 
 impl Run {
-    /// Starts it with `words`; programs in `path` come before others.
-    fn start(words: &str, path: Option<&Path>) -> Result<Run> {
+    /// Starts it with `words`, and with `path` as its PATH.
+    fn start(words: &str, path: Option<&str>) -> Result<Run> {
         let sockets = tempfile::tempdir()?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_vbench"));
         command.args(["--rounds", "1"]).args(words.split(' ')).env("TMPDIR", sockets.path());
         if let Some(path) = path {
-            let before = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{before}", path.display()));
+            command.env("PATH", path);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Ok(Run { child: command.spawn()?, sockets })
@@ -223,17 +221,30 @@ fn a_tool_that_fails_ends_the_run_and_leaves_nothing() -> Result<()> {
     // A server that works, and clients that do not.
     let tools = tempfile::tempdir()?;
     let tool = tools.path().join("iperf3");
-    let real = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+    let path = std::env::var("PATH")?;
+    let real = std::env::split_paths(&path)
         .map(|folder| folder.join("iperf3"))
         .find(|path| path.is_file())
         .context("iperf3 is in PATH")?;
     let script = format!("#!/bin/sh\n[ \"$1\" != -s ] && exit 3\nexec {} \"$@\"\n", real.display());
     std::fs::write(&tool, script)?;
     std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755))?;
-    let mut run = Run::start("--rig 1 --peers-only --peers bridge --only stream", Some(tools.path()))?;
+    let path = format!("{}:{path}", tools.path().display());
+    let mut run = Run::start("--rig 1 --peers-only --peers bridge --only stream", Some(&path))?;
     run.wait_for("iperf3", 1)?;
     let before = run.processes();
     let said = run.end(&before)?;
     ensure!(said.contains("iperf3") && said.contains("exit status: 3"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_rig_that_cannot_be_measured_ends_the_run_before_it_begins() -> Result<()> {
+    require!(root);
+    for words in ["--peers tap", "--peers-only --peers tap"] {
+        let run = Run::start(&format!("--rig 6,5 {words}"), Some("/nowhere"))?;
+        let said = run.end(&BTreeSet::new())?;
+        ensure!(said.contains("rig 5 cannot be measured here: not installed (qemu-system-x86_64)"), "{said}");
+    }
     Ok(())
 }
