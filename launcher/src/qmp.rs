@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 /// How long QEMU may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// How the names of jobs that we start begin; our pid follows.
+const JOB: &str = "vlab-";
 /// The longest line that is read, in bytes.
 const LINE_LEN_MAX: u64 = 1 << 20;
 
@@ -109,12 +111,17 @@ impl Qmp {
         Ok(())
     }
 
-    /// Starts a job and waits for its end, at most `limit`.
+    /// Starts a job and waits for its end, at most `limit`. QEMU may answer nothing
+    /// meanwhile: it saves and loads a guest's memory in the thread that answers.
     ///
     /// # Errors
     /// As [`call`](Self::call), or what the job failed with.
     pub fn job(&mut self, command: &str, mut arguments: Value, limit: Duration) -> io::Result<()> {
-        arguments["job-id"] = json!("vlab");
+        self.dismiss_ended()?;
+        // Another's job may be under way still: that of a `vlab` that was interrupted.
+        let id = format!("{JOB}{}", std::process::id());
+        arguments["job-id"] = json!(id);
+        self.stream.get_ref().set_read_timeout(Some(limit))?;
         self.call_with(command, &arguments)?;
         let mut failure = None;
         let done = crate::clock::poll(limit, || {
@@ -122,15 +129,27 @@ impl Qmp {
                 Ok(jobs) => jobs,
                 Err(e) => return Some(Err(e)),
             };
-            let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == "vlab")?;
+            let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == id)?;
             failure = job["error"].as_str().map(str::to_owned);
             (job["status"] == "concluded").then_some(Ok(()))
         });
         done.unwrap_or_else(|| {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("{command} takes too long")))
         })?;
-        self.call_with("job-dismiss", &json!({ "id": "vlab" }))?;
+        self.call_with("job-dismiss", &json!({ "id": id }))?;
+        self.stream.get_ref().set_read_timeout(Some(TIMEOUT))?;
         failure.map_or(Ok(()), |why| Err(wrong(why)))
+    }
+
+    /// Forgets jobs of ours that have ended, and whose end nobody waited for.
+    fn dismiss_ended(&mut self) -> io::Result<()> {
+        let jobs = self.call("query-jobs")?;
+        for job in jobs.as_array().into_iter().flatten().filter(|job| job["status"] == "concluded") {
+            if job["id"].as_str().is_some_and(|id| id.starts_with(JOB)) {
+                self.call_with("job-dismiss", &json!({ "id": job["id"] }))?;
+            }
+        }
+        Ok(())
     }
 
     /// The machine's state: `running`, `paused`, `shutdown`…
@@ -210,6 +229,22 @@ mod tests {
         let mut qmp = Qmp::connect(&path, "u").unwrap();
         assert_eq!(qmp.status().unwrap(), "running");
         assert_eq!(qmp.call("quit").unwrap_err().to_string(), "quit: no way");
+    }
+
+    #[test]
+    fn a_job_that_was_left_does_not_stand_in_the_way() {
+        let (_directory, path) = scripted(&[
+            GREETING,
+            "{\"return\": {}}\n",
+            "{\"return\": {\"UUID\": \"u\"}}\n",
+            "{\"return\": [{\"id\": \"vlab-0\", \"status\": \"concluded\"}, {\"id\": \"other\", \"status\": \"concluded\"}]}\n",
+            "{\"return\": {}}\n",
+            "{\"error\": {\"desc\": \"the job begins\"}}\n",
+        ]);
+        let mut qmp = Qmp::connect(&path, "u").unwrap();
+        let begun = qmp.job("snapshot-save", json!({}), Duration::from_secs(5)).unwrap_err();
+        // Its own was dismissed, the other was not: else an answer would be missing here.
+        assert_eq!(begun.to_string(), "snapshot-save: the job begins");
     }
 
     #[test]
