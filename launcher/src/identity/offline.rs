@@ -14,6 +14,9 @@ use crate::command::Command;
 use crate::disk::{self, DEBUGFS, QEMU_IMG};
 use crate::facts::public_key;
 
+/// Where a guest's ssh server has the public half of its key.
+const PUBLIC_HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
+
 /// What is written in the guest, beside its network configuration: the ssh host
 /// key lies at `host_key` on this machine.
 pub fn files(identity: &Identity, renderer: render::Renderer) -> Vec<File> {
@@ -56,7 +59,7 @@ pub fn script(files: &[File], sources: &[Option<PathBuf>], host_key: &Path) -> S
         }
     }
     write(&mut text, host_key, "/etc/ssh/ssh_host_ed25519_key", 0o600);
-    write(&mut text, &public_key(host_key), "/etc/ssh/ssh_host_ed25519_key.pub", 0o644);
+    write(&mut text, &public_key(host_key), PUBLIC_HOST_KEY, 0o644);
     text
 }
 
@@ -79,12 +82,20 @@ pub fn written(raw: &Path) -> PathBuf {
     raw.with_extension("written.part")
 }
 
+/// Fails where the file system in image `$1` has not the text of file `$2` at `$3`: the last
+/// that the script writes. debugfs itself ends with 0 also where a line of its script failed.
+const CHECK: &str = r#"debugfs -R "cat $3" "$1" 2> /dev/null | cmp -s - "$2" || {
+    echo "what the guest is told could not be written into its file system: it is full, or of a kind that debugfs cannot write" >&2
+    exit 1
+}"#;
+
 /// The commands that make `part` a linked clone of `base` with `script` carried
-/// out in the file system at byte `offset`; `raw` is used meanwhile.
+/// out in the file system at byte `offset`, the last of which writes `host_key`'s public
+/// half; `raw` is used meanwhile.
 pub fn commands(
     (base, format): (&Path, &str),
     offset: u64,
-    script: &Path,
+    (script, host_key): (&Path, &Path),
     raw: &Path,
     part: &Path,
     size: Option<&str>,
@@ -94,9 +105,11 @@ pub fn commands(
     let written = written(raw);
     let written_text = text(&written);
     let words = |words: &[&str]| Command::new(words.iter().map(|word| (*word).to_owned()).collect());
+    let image = format!("{raw_text}?offset={offset}");
     let mut commands = vec![
         words(&[QEMU_IMG, "convert", "-q", "-f", format, "-O", "raw", &base, &raw_text]),
-        words(&[DEBUGFS, "-w", "-f", &text(script), &format!("{raw_text}?offset={offset}")]),
+        words(&[DEBUGFS, "-w", "-f", &text(script), &image]),
+        words(&["sh", "-c", CHECK, "sh", &image, &text(&public_key(host_key)), PUBLIC_HOST_KEY]),
         words(&[QEMU_IMG, "convert", "-q", "-f", "raw", "-O", "qcow2", &raw_text, &written_text]),
         disk::clone_command(&written, "qcow2", part, None),
         words(&[QEMU_IMG, "rebase", "-q", "-f", "qcow2", "-F", format, "-b", &base, &part_text]),
@@ -155,9 +168,11 @@ mod tests {
         }
         std::fs::write(at("script"), script(&files, &sources, &at("key"))).unwrap();
         let part = at("clone.part");
-        for command in
-            commands((&base, "qcow2"), offset, &at("script"), &at("clone.raw"), &part, Some("128M"))
-        {
+        let make = |script: &str, offset| {
+            let told = (&*at(script), &*at("key"));
+            commands((&base, "qcow2"), offset, told, &at("clone.raw"), &part, Some("128M"))
+        };
+        for command in make("script", offset) {
             disk::run(&command.argv).unwrap();
         }
         disk::finish(&part, &at("clone.qcow2"), Existing::Keep).unwrap();
@@ -166,6 +181,13 @@ mod tests {
         assert_eq!((clone.base.as_deref(), clone.virtual_size), (Some(base.as_path()), 128 << 20));
         assert!(clone.disk_size < 4 << 20, "linked, not copied: {}", clone.disk_size);
         assert_eq!(std::fs::read(&base).unwrap(), before);
+
+        // Nothing is written where there is no file system, and what is there is too small.
+        let outcome = |offset| make("script", offset).iter().try_for_each(|command| disk::run(&command.argv));
+        outcome(0).unwrap_err();
+        std::fs::write(at("key.pub"), vec![b'k'; 80 << 20]).unwrap();
+        let full = outcome(offset).unwrap_err().to_string();
+        assert!(full.contains("it is full"), "{full}");
 
         let raw = at("again.raw");
         let text = |path: &Path| path.display().to_string();

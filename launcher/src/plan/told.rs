@@ -118,6 +118,6 @@ pub fn offline_commands(
 ) -> Vec<Command> {
     debug_assert_eq!(format, format_of(facts, base));
     let offset = facts.roots.get(base).copied().unwrap_or(0);
-    let script = facts.places.inject(&guest.name, "script");
-    offline::commands((base, format), offset, &script, raw, part, size)
+    let told = |what| facts.places.inject(&guest.name, what);
+    offline::commands((base, format), offset, (&told("script"), &told("key")), raw, part, size)
 }
