@@ -67,15 +67,17 @@ enum Criterion<'g> {
 
 impl<'g> Criterion<'g> {
     fn of(guest: &'g GuestRecord, state: &State) -> Criterion<'g> {
+        // Where the cable is out, no frame comes.
+        let plugged = || guest.nics.iter().filter(|nic| nic.carrier);
         let frame = || {
-            let macs = guest.nics.iter().filter_map(|nic| {
+            let macs = plugged().filter_map(|nic| {
                 let switch = state.switches.iter().find(|switch| switch.name == nic.switch)?;
                 Some((switch.control.clone()?, FdbFilter { mac: Some(nic.mac), ..FdbFilter::default() }))
             });
             Criterion::Frame(macs.collect())
         };
         match &guest.ready {
-            Ready::Auto if guest.nics.is_empty() => Criterion::Running(guest),
+            Ready::Auto if plugged().next().is_none() => Criterion::Running(guest),
             Ready::Auto | Ready::Frame => frame(),
             Ready::Running => Criterion::Running(guest),
             Ready::Ssh => Criterion::Ssh(guest.ssh_port.unwrap_or(0)),

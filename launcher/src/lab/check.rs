@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::reader::{LabError, Source};
-use super::{Address, Boot, Guest, Link, Model, Network};
+use super::{Address, Boot, Guest, Link, Model, Network, Ready};
 use crate::host_leg;
 
 /// Checks `guests` (each with its place in the file) against each other and
@@ -20,6 +20,7 @@ pub fn between(
     claimed_once(guests, source)?;
     leave_the_host_its_own(guests, networks, source)?;
     fit_their_links(guests, networks, source)?;
+    can_be_ready(guests, source)?;
     choose_addresses(guests, networks, source)?;
     for (at, guest) in guests {
         fill_placeholders(guest).map_err(|e| source.fault(*at, e))?;
@@ -93,6 +94,17 @@ fn leave_the_host_its_own(
                 let message = format!("{host} is the host's own address on {} (`host`)", network.name);
                 return Err(source.fault(*at, format!("guest {}: {message}", guest.name)));
             }
+        }
+    }
+    Ok(())
+}
+
+/// A frame comes only by a cable that is in.
+fn can_be_ready(guests: &[(usize, Guest)], source: Source<'_>) -> Result<(), LabError> {
+    for (at, guest) in guests {
+        if guest.ready == Ready::Frame && !guest.nics.iter().any(|nic| nic.carrier) {
+            let message = "`ready` waits for a frame, and no NIC of it has its cable in: choose running";
+            return Err(source.fault(*at, format!("guest {}: {message}", guest.name)));
         }
     }
     Ok(())
