@@ -120,12 +120,18 @@ impl Access {
         argv.extend(self.flags());
         argv.push("--".to_owned());
         // A colon in a path of ours would be taken for a host.
-        argv.extend(paths.iter().map(|path| {
-            let ours = !path.starts_with(&format!("{}:", self.name));
-            if ours && path.contains(':') && !path.contains('/') { format!("./{path}") } else { path.clone() }
+        argv.extend(paths.iter().map(|path| match place(path) {
+            Some(guest) if guest != self.name => format!("./{path}"),
+            Some(_) | None => path.clone(),
         }));
         argv
     }
+}
+
+/// The guest that `path` of `scp` is in, if it is in one: what is before a colon before any
+/// slash.
+pub fn place(path: &str) -> Option<&str> {
+    path.split_once(':').map(|(name, _)| name).filter(|name| !name.contains('/'))
 }
 
 #[cfg(test)]
@@ -159,6 +165,8 @@ mod tests {
         assert_eq!(argv.last().unwrap(), "echo 'a  b' '$x'");
         let argv = access().copy(true, &["a:b".to_owned(), "zero:/tmp".to_owned()]);
         assert_eq!(argv[argv.len() - 2..], ["./a:b", "zero:/tmp"]);
+        let argv = access().copy(true, &["12:30/x".to_owned(), "d/a:b".to_owned(), "zero:/tmp".to_owned()]);
+        assert_eq!(argv[argv.len() - 3..], ["./12:30/x", "d/a:b", "zero:/tmp"]);
         assert_eq!(argv[1], "-r");
     }
 }

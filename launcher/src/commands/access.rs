@@ -8,7 +8,7 @@ use vlab::command::quote;
 use vlab::identity::{self, Content, render::Renderer};
 use vlab::places::Drop;
 use vlab::privilege;
-use vlab::ssh::Access;
+use vlab::ssh::{Access, place};
 
 use super::target::Target;
 use super::{print, print_json};
@@ -80,17 +80,20 @@ pub fn exec(target: &Target, guest: &str, command: &[String]) -> Result<ExitCode
     Ok(ExitCode::from(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255)))
 }
 
+/// The guest that `path` names. What is there under the whole of it is a file of ours.
+fn guest_of(path: &str) -> Option<&str> {
+    place(path).filter(|_| std::fs::symlink_metadata(path).is_err())
+}
+
 /// Copies files to or from one guest.
 pub fn copy(target: &Target, recursive: bool, paths: &[String]) -> Result<ExitCode> {
-    let all = all(target)?;
-    let named = |path: &String| {
-        let (name, _) = path.split_once(':')?;
-        all.iter().find(|access| access.name == name)
-    };
-    let mut guests: Vec<&Access> = paths.iter().filter_map(named).collect();
-    guests.dedup();
-    match guests.as_slice() {
-        [access] => {
+    let mut names: Vec<&str> = paths.iter().filter_map(|path| guest_of(path)).collect();
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [name] => {
+            let access =
+                one(target, name).with_context(|| format!("{name}: (what is here is written ./{name}:…)"))?;
             let code = run(target, &access.copy(recursive, paths))?;
             if target.global.json && code == ExitCode::SUCCESS {
                 print_json(&json!({ "guest": access.name, "paths": paths }))?;
