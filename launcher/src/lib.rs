@@ -9,6 +9,7 @@
 //! Deliberately absent: a daemon. `vlab` ends after every command; what goes on
 //! is `vswitch` and QEMU, and what is known of them is in [`state`].
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stderr)]
 
 pub mod accel;
 pub mod changes;
@@ -37,6 +38,7 @@ pub mod process;
 pub mod qmp;
 pub mod ready;
 pub mod runner;
+pub mod say;
 pub mod seed;
 pub mod ssh;
 pub mod state;

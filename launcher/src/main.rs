@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, everything said on the way to stderr. Exit code 1 is a
 //! failure, 2 a wrong command line.
+#![warn(clippy::print_stderr)]
 
 mod cli;
 mod commands;
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
             if cli.global.json {
                 commands::print(&(serde_json::json!({ "error": format!("{e:#}") }).to_string() + "\n"));
             } else {
-                eprintln!("error: {e:#}");
+                vlab::say!("error: {e:#}");
             }
             ExitCode::FAILURE
         }

@@ -14,6 +14,7 @@ use vlab::lab::Lab;
 use vlab::plan::{self, Step};
 use vlab::qmp::Qmp;
 use vlab::runner::Machine;
+use vlab::say;
 use vlab::state::{GuestRecord, NicRecord, State, Store};
 use vlab::up::bring_up;
 use vswitch::port::{Kind, PortSpec};
@@ -107,12 +108,12 @@ fn announce(changes: &Changes) {
     ];
     for (what, names) in words {
         if !names.is_empty() {
-            eprintln!("{what} {}", names.join(", "));
+            say!("{what} {}", names.join(", "));
         }
     }
     for (what, forwards) in [("opening", &changes.add_forwards), ("closing", &changes.del_forwards)] {
         for (guest, forward) in forwards {
-            eprintln!("{guest}: {what} {forward}");
+            say!("{guest}: {what} {forward}");
         }
     }
 }
@@ -173,7 +174,7 @@ fn carry_out(
         match Qmp::connect(&guest.qmp, &guest.uuid) {
             Ok(mut qmp) => qmp.unblock_links().with_context(|| format!("guest {}", guest.name))?,
             // QEMU serves one at a time; the rest of the lab need not wait for that.
-            Err(error) if guest.process.is_some_and(|process| process.alive()) => eprintln!(
+            Err(error) if guest.process.is_some_and(|process| process.alive()) => say!(
                 "guest {0}: its monitor is taken ({error}), and it may be mute now: vlab monitor {0} stop, then cont",
                 guest.name
             ),

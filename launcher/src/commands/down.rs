@@ -11,6 +11,7 @@ use vlab::lock::Lock;
 use vlab::places::{Places, VARIABLES};
 use vlab::process;
 use vlab::runner::{self, Machine};
+use vlab::say;
 use vlab::state::State;
 
 use super::target::Target;
@@ -38,10 +39,10 @@ pub fn run(target: &Target, disks: bool, grace: Duration) -> Result<()> {
         return print_json(&json!({ "lab": store.state.lab, "report": report, "kept": kept }));
     }
     for name in &report.forced {
-        eprintln!("{name} did not power down within {}s and was ended", grace.as_secs());
+        say!("{name} did not power down within {}s and was ended", grace.as_secs());
     }
     for interface in &report.left {
-        eprintln!("warning: {interface} could not be removed: ip link del {interface}");
+        say!("warning: {interface} could not be removed: ip link del {interface}");
     }
     print(&summary(&store.state, &report));
     Ok(())

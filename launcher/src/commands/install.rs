@@ -21,6 +21,7 @@ use vlab::places::Places;
 use vlab::plan;
 use vlab::process;
 use vlab::runner::{self, Machine};
+use vlab::say;
 use vlab::state::{GuestRecord, Store};
 use vlab::up::bring_up;
 use vlab::{clock, disk, facts, iso9660, ready};
@@ -173,9 +174,9 @@ fn attend(
             anyhow!("{e:#}{said}")
         })?,
         None if std::io::stdin().is_terminal() && !json => {
-            eprintln!("on the console of the installer; Ctrl-] leaves it to itself");
+            say!("on the console of the installer; Ctrl-] leaves it to itself");
             if console::attach(&console)? == End::Left {
-                eprintln!("\nwaiting until the installer powers down; Ctrl-C ends it");
+                say!("\nwaiting until the installer powers down; Ctrl-C ends it");
                 interrupted.store(false, Ordering::Relaxed);
             }
         }

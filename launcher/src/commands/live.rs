@@ -12,6 +12,7 @@ use vlab::places::Drop;
 use vlab::privilege;
 use vlab::qmp::Qmp;
 use vlab::runner::Machine;
+use vlab::say;
 use vlab::state::GuestRecord;
 
 use super::target::Target;
@@ -71,8 +72,7 @@ pub fn monitor(target: &Target, guest: &str, command: &[String]) -> Result<()> {
     let prompt = std::io::stdin().is_terminal();
     let ask = || {
         if prompt {
-            eprint!("(qemu {}) ", guest.name);
-            let _ = std::io::stderr().flush();
+            let _ = write!(std::io::stderr(), "(qemu {}) ", guest.name);
         }
     };
     ask();
@@ -150,7 +150,7 @@ pub fn snapshot(target: &Target, what: &Snapshot) -> Result<()> {
             // A guest that was restored is paused.
             qmp.call("cont")?;
         }
-        eprintln!("{}: {} {tag}", guest.name, verb.trim_start_matches("snapshot-"));
+        say!("{}: {} {tag}", guest.name, verb.trim_start_matches("snapshot-"));
     }
     if target.global.json {
         let names: Vec<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
@@ -196,9 +196,7 @@ pub fn open(target: &Target, guest: &str) -> Result<()> {
     });
     let Some(viewer) = viewer else {
         print(&format!("{}\n", socket.display()));
-        eprintln!(
-            "there is no vncviewer (package tigervnc-viewer); any viewer that takes a unix socket will do"
-        );
+        say!("there is no vncviewer (package tigervnc-viewer); any viewer that takes a unix socket will do");
         return Ok(());
     };
     let mut words = Vec::new();

@@ -25,6 +25,7 @@ use vlab::places::{Roots, User};
 use vlab::plan;
 use vlab::privilege;
 use vlab::qmp::Qmp;
+use vlab::say;
 use vlab::state::GuestRecord;
 use vlab::status;
 
@@ -147,7 +148,7 @@ nics = [{{ network = "lan", address = "192.168.1.151" }}]
     file.write_all(text.as_bytes())?;
     let lab = lab::parse(&text, &path, &folder)?;
     for warning in facts::overlapping_routes(&lab) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     if global.json {
         return print_json(
@@ -229,9 +230,9 @@ fn attach(guest: &GuestRecord, json: bool) -> Result<()> {
     }
     drop(qmp);
     let stream = std::os::unix::net::UnixStream::connect(path)?;
-    eprintln!("on the console of {name}; Ctrl-] leaves");
+    say!("on the console of {name}; Ctrl-] leaves");
     let end = console::attach(&stream)?;
-    eprintln!();
+    say!();
     match end {
         End::Left => Ok(()),
         End::Closed => bail!("guest {name} ended"),

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use vlab::lab::{self, Lab};
 use vlab::names::{self, NAME_LEN_MAX};
 use vlab::places::{Roots, User};
+use vlab::say;
 use vlab::state::{GuestRecord, Store};
 
 use crate::cli::Global;
@@ -77,7 +78,7 @@ impl Target {
             .filter_map(|folder| match Store::load(&folder.path().join("state.json")) {
                 Ok(store) => store,
                 Err(e) => {
-                    eprintln!("warning: {e}");
+                    say!("warning: {e}");
                     None
                 }
             })

@@ -20,6 +20,7 @@ use vlab::plan::{self, Facts};
 use vlab::process;
 use vlab::ready::{self, Outcome};
 use vlab::runner::{self, Machine, Runner as _};
+use vlab::say;
 use vlab::state::{self, GuestRecord, State, Store};
 use vlab::status;
 use vlab::up::bring_up;
@@ -145,7 +146,7 @@ fn standing(file: &Path, places: &Places, machine: &mut Machine) -> Result<Optio
     if state.complete && alive {
         return Ok(Some(store));
     }
-    eprintln!("taking down what an earlier vlab up of lab {} left", state.lab);
+    say!("taking down what an earlier vlab up of lab {} left", state.lab);
     let options = Options { grace: GRACE_AFTER_FAILURE, disks: false, boot_id };
     take_down(&store, &[], &options, machine)?;
     Ok(None)
@@ -154,20 +155,20 @@ fn standing(file: &Path, places: &Places, machine: &mut Machine) -> Result<Optio
 /// What the user should know before it starts.
 fn notes(lab: &Lab, facts: &Facts) {
     for warning in facts::overlapping_routes(lab).into_iter().chain(facts::empty_images(lab)) {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     for choice in link::choices(lab, facts) {
-        eprintln!("{choice}");
+        say!("{choice}");
     }
     let mut reasons: Vec<&String> = facts.accels.values().filter_map(|(_, why)| why.as_ref()).collect();
     reasons.dedup();
     for why in reasons {
-        eprintln!("accel: tcg, not kvm: {why}");
+        say!("accel: tcg, not kvm: {why}");
     }
 }
 
 fn undo(store: &mut Store, facts: &Facts, places: &Places, machine: &mut Machine) -> Result<()> {
-    eprintln!("taking down what was started");
+    say!("taking down what was started");
     // Clones that were there before stay.
     store.state.clones.retain(|clone| !facts.clones.contains(clone));
     let kept = kept_keys(facts);
@@ -250,8 +251,8 @@ impl Progress {
         match (self.bars.as_ref().and_then(|bars| bars.get(index)), outcome) {
             // The table that follows says it again, in full.
             (Some(bar), _) => bar.finish_and_clear(),
-            (None, Outcome::Up(after)) => eprintln!("{}: up after {}", guest.name, clock::short(*after)),
-            (None, Outcome::Failed(_)) => eprintln!("{}: failed", guest.name),
+            (None, Outcome::Up(after)) => say!("{}: up after {}", guest.name, clock::short(*after)),
+            (None, Outcome::Failed(_)) => say!("{}: failed", guest.name),
             (None, Outcome::Interrupted) => {}
         }
     }
