@@ -8,9 +8,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::clock;
 
 /// Ctrl-].
 const LEAVE: u8 = 0x1d;
@@ -18,7 +21,7 @@ const LEAVE: u8 = 0x1d;
 /// How a console session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The user left: Ctrl-], the end of the input, or a signal.
+    /// The user left (Ctrl-], the end of the input, a signal), or the time was over.
     Left,
     /// The guest's QEMU is gone.
     Closed,
@@ -46,29 +49,35 @@ impl Drop for Raw {
     }
 }
 
-/// Joins the terminal (or what stands in for it) and `stream`.
+/// Joins the terminal (or what stands in for it) and `stream`, for at most `limit`.
 ///
 /// # Errors
 /// Reading or writing either of them.
-pub fn attach(stream: &UnixStream) -> io::Result<End> {
+pub fn attach(stream: &UnixStream, limit: Option<Duration>) -> io::Result<End> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;
     }
     let _raw = if io::stdin().is_terminal() { Some(Raw::enter()?) } else { None };
-    join(io::stdin(), &mut io::stdout(), stream, &ended)
+    join(io::stdin(), &mut io::stdout(), stream, (&ended, limit))
 }
 
 fn join(
     input: impl AsFd,
     output: &mut impl Write,
     mut stream: &UnixStream,
-    ended: &AtomicBool,
+    (ended, limit): (&AtomicBool, Option<Duration>),
 ) -> io::Result<End> {
     let mut bytes = [0; 4096];
+    let start = clock::now();
     while !ended.load(Ordering::Relaxed) {
+        let left = limit.map(|limit| limit.saturating_sub(start.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
+            break;
+        }
+        let left = left.map(Timespec::try_from).transpose().unwrap_or(None);
         let mut fds = [PollFd::new(&input, PollFlags::IN), PollFd::new(stream, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, left.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
             Ok(_) => {}
@@ -108,7 +117,7 @@ mod tests {
         (&guest).write_all(b"login: ").unwrap();
         (&keyboard).write_all(b"root\r\x1dignored").unwrap();
         let mut screen = Vec::new();
-        let end = join(&terminal, &mut screen, &ours, &AtomicBool::new(false)).unwrap();
+        let end = join(&terminal, &mut screen, &ours, (&AtomicBool::new(false), None)).unwrap();
         assert_eq!((end, screen.as_slice()), (End::Left, &b"login: "[..]));
         drop(ours);
         let mut typed = Vec::new();
@@ -117,11 +126,20 @@ mod tests {
     }
 
     #[test]
+    fn the_time_ends_a_session_in_which_nobody_says_anything() {
+        let (_keyboard, terminal) = UnixStream::pair().unwrap();
+        let (ours, _guest) = UnixStream::pair().unwrap();
+        let limit = Some(Duration::from_millis(20));
+        let end = join(&terminal, &mut Vec::new(), &ours, (&AtomicBool::new(false), limit)).unwrap();
+        assert_eq!(end, End::Left);
+    }
+
+    #[test]
     fn a_guest_that_ends_ends_the_session() {
         let (_keyboard, terminal) = UnixStream::pair().unwrap();
         let (ours, guest) = UnixStream::pair().unwrap();
         drop(guest);
-        let end = join(&terminal, &mut Vec::new(), &ours, &AtomicBool::new(false)).unwrap();
+        let end = join(&terminal, &mut Vec::new(), &ours, (&AtomicBool::new(false), None)).unwrap();
         assert_eq!(end, End::Closed);
     }
 }

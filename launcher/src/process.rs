@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
 use crate::clock;
 use crate::state::Process;
@@ -110,6 +110,17 @@ impl Process {
         let ticks = rustix::param::clock_ticks_per_second();
         let start = Duration::from_millis(self.start_ticks.checked_mul(1000)?.checked_div(ticks)?);
         Duration::try_from_secs_f64(uptime).ok()?.checked_sub(start)
+    }
+}
+
+/// How a process that we started, and that has ended, came to its end if not well: `exit
+/// status 1`, `signal 9`. `None` also for what is no child of this process.
+pub fn failure(process: Process) -> Option<String> {
+    let status = waitpid(Pid::from_raw(process.pid), WaitOptions::NOHANG).ok().flatten()?.1;
+    match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => Some(format!("signal {signal}")),
+        (None, Some(code)) if code != 0 => Some(format!("exit status {code}")),
+        (None, _) => None,
     }
 }
 

@@ -3,10 +3,12 @@
 //! identities of their own, a network of two guests, and nothing left.
 
 use std::io::Write as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use vswitch_tests::clock::now_nanos;
+use rustix::process::{Pid, Signal, kill_process};
+use vswitch_tests::clock::{now_nanos, wait_for};
 use vswitch_tests::process::proportional_bytes;
 use vswitch_tests::qemu::{Turn, installation_iso};
 use vswitch_tests::require;
@@ -77,6 +79,53 @@ fn install(lab: &Lab) -> Result<String> {
     let words = ["install", "zero", "--iso", &iso, "--sha256", &sum, "--dialogue", &dialogue];
     lab.words(&[&words[..], &["--timeout", "15m", "--done", "installation: done"]].concat())?;
     Ok(disk)
+}
+
+/// Installs with no more words than `words` and ends QEMU by a signal as soon as it is there,
+/// or nothing does; returns what was said.
+fn failed_install(lab: &Lab, words: &str, is_killed: bool) -> Result<String> {
+    let mut command = lab.command("vlab")?;
+    command.arg("--lab").arg(&lab.file).args(["install", "zero", "--iso"]).arg(lab.path("empty.iso"));
+    command.args(words.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    if is_killed {
+        let is_qemu = |pid: &i32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.starts_with("qemu-system")
+        };
+        // Its console, too: only then is it waited for.
+        let serial = lab.run_dir().join("zero.serial");
+        let found = wait_for("QEMU", LIMIT, || {
+            lab.processes().ok()?.into_iter().find(is_qemu).filter(|_| serial.exists())
+        })?;
+        kill_process(Pid::from_raw(found).context("a pid")?, Signal::KILL)?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    Ok(said)
+}
+
+#[test]
+fn an_installer_that_does_not_end_well_has_installed_nothing() -> Result<()> {
+    require!(root, tun, "qemu-system-x86_64", "qemu-img");
+    let _turn = Turn::take();
+    let text = "[guests.zero]\ndisk = \"zero.qcow2\"\naccel = \"tcg\"\nmemory = \"64M\"\n";
+    let lab = Lab::of("dies", text)?;
+    let before = lab.traces()?;
+    let disk = lab.path("zero.qcow2").display().to_string();
+    lab.words(&["disk", "create", &disk, "--size", "8M"])?;
+    std::fs::write(lab.path("empty.iso"), vec![0; 1 << 20])?;
+    let said = failed_install(&lab, "", true)?;
+    ensure!(said.contains("signal 9") && said.contains("as the installer left it"), "{said}");
+    let said = failed_install(&lab, "--timeout 2s", false)?;
+    ensure!(said.contains("did not power down within 2s"), "{said}");
+    std::fs::write(lab.path("dialogue"), "wait never\n")?;
+    let dialogue = lab.path("dialogue").display().to_string();
+    let said = failed_install(&lab, &format!("--timeout 2s --dialogue {dialogue}"), false)?;
+    ensure!(said.contains("did not power down within 2s") && said.contains("line 1"), "{said}");
+    ensure!(lab.traces()? == before, "{:?} before, {:?} after", before, lab.traces()?);
+    Ok(())
 }
 
 #[test]

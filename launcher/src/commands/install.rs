@@ -155,7 +155,7 @@ fn attend(
     let console = clock::poll(Duration::from_secs(20), || match UnixStream::connect(path) {
         Ok(stream) => Some(Ok(stream)),
         Err(_) if alive() => None,
-        Err(e) => Some(Err(anyhow!("{e}{}", ready::post_mortem(guest)))),
+        Err(e) => Some(Err(failure(guest).unwrap_or_else(|| anyhow!("{e}{}", ready::post_mortem(guest))))),
     });
     let console = console.context("QEMU does not open the console")??;
     // Progress goes where messages go; stdout is for the result.
@@ -168,6 +168,9 @@ fn attend(
     let stop = || interrupted.load(Ordering::Relaxed) || late();
     match dialogue {
         Some(dialogue) => dialogue.hold(&console, stop, show).map_err(|e| {
+            if late() {
+                return anyhow!("{}\n  {e:#}", too_late(args));
+            }
             let said = runner::tail(&guest.qemu_log, 8);
             let said =
                 if said.is_empty() { String::new() } else { format!("\n  QEMU: {}", said.join("\n  ")) };
@@ -175,9 +178,8 @@ fn attend(
         })?,
         None if std::io::stdin().is_terminal() && !json => {
             say!("on the console of the installer; Ctrl-] leaves it to itself");
-            if console::attach(&console)? == End::Left {
+            if console::attach(&console, Some(args.timeout))? == End::Left {
                 say!("\nwaiting until the installer powers down; Ctrl-C ends it");
-                interrupted.store(false, Ordering::Relaxed);
             }
         }
         None => {}
@@ -197,18 +199,32 @@ fn attend(
             bail!("interrupted: the disk is as the installer left it");
         }
         if late() {
-            bail!("the installer did not power down within {} (--timeout)", clock::short(args.timeout));
+            bail!(too_late(args));
         }
     }
     let left = guest.process.map(|process| process::wait_gone(&[process], Duration::from_secs(20)));
     if left.is_some_and(|left| !left.is_empty()) {
         bail!("QEMU closed the console and does not end");
     }
+    if let Some(failure) = failure(guest) {
+        return Err(failure);
+    }
     let said = runner::tail(&guest.qemu_log, 8);
     if !said.is_empty() && start.elapsed() < Duration::from_secs(5) {
         bail!("QEMU ended at once:\n  {}", said.join("\n  "));
     }
     Ok(start.elapsed())
+}
+
+/// That QEMU has not ended well, if so: killed, out of memory, a bug of its own.
+fn failure(guest: &GuestRecord) -> Option<anyhow::Error> {
+    let how = guest.process.and_then(process::failure)?;
+    let said = runner::last_words(&guest.qemu_log);
+    Some(anyhow!("QEMU ended with {how}, and the disk is as the installer left it{said}"))
+}
+
+fn too_late(args: &InstallArgs) -> String {
+    format!("the installer did not power down within {} (--timeout)", clock::short(args.timeout))
 }
 
 fn report(

@@ -231,7 +231,7 @@ fn attach(guest: &GuestRecord, json: bool) -> Result<()> {
     drop(qmp);
     let stream = std::os::unix::net::UnixStream::connect(path)?;
     say!("on the console of {name}; Ctrl-] leaves");
-    let end = console::attach(&stream)?;
+    let end = console::attach(&stream, None)?;
     say!();
     match end {
         End::Left => Ok(()),
