@@ -124,15 +124,37 @@ fn why_anew(was: &GuestRecord, guest: &GuestRecord) -> Option<String> {
 fn essence(argv: &[String]) -> Vec<String> {
     let strip = |word: &String| {
         let parts = word.split(",hostfwd=").next().unwrap_or_default();
-        if word.starts_with("user,id=internet") { parts.to_owned() } else { word.clone() }
+        if has_forwards(word) { parts.to_owned() } else { word.clone() }
     };
     argv.iter().map(strip).collect()
 }
 
 /// The forwards in a command line, as `tcp:127.0.0.1:8080-:80`.
 fn forwards(argv: &[String]) -> BTreeSet<String> {
-    let user = argv.iter().find(|word| word.starts_with("user,id=internet"));
+    let user = argv.iter().find(|word| has_forwards(word));
     user.into_iter().flat_map(|word| word.split(",hostfwd=").skip(1)).map(str::to_owned).collect()
+}
+
+/// The word of a command line that has the forwards.
+fn has_forwards(word: &str) -> bool {
+    word.starts_with("user,id=internet")
+}
+
+/// Notes in a command line that `forward` is closed.
+pub fn remove_forward(argv: &mut [String], forward: &str) {
+    for word in argv.iter_mut().filter(|word| has_forwards(word)) {
+        let mut parts = word.split(",hostfwd=");
+        let first = parts.next().unwrap_or_default().to_owned();
+        let rest = parts.filter(|part| *part != forward);
+        *word = rest.fold(first, |word, part| format!("{word},hostfwd={part}"));
+    }
+}
+
+/// Notes in a command line that `forward` is open.
+pub fn add_forward(argv: &mut [String], forward: &str) {
+    for word in argv.iter_mut().filter(|word| has_forwards(word)) {
+        word.push_str(&format!(",hostfwd={forward}"));
+    }
 }
 
 #[cfg(test)]
@@ -147,5 +169,11 @@ mod tests {
         assert_eq!(essence(&one), essence(&two));
         let gone: Vec<String> = forwards(&one).difference(&forwards(&two)).cloned().collect();
         assert_eq!(gone, ["udp:0.0.0.0:5-:53"]);
+
+        let mut changed = one.clone();
+        remove_forward(&mut changed, "udp:0.0.0.0:5-:53");
+        assert_eq!(changed, two);
+        add_forward(&mut changed, "udp:0.0.0.0:5-:53");
+        assert_eq!(changed, one);
     }
 }

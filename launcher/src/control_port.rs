@@ -24,11 +24,15 @@ pub fn open(state: &State, switch: &str, name: &str, port: &PortRecord) -> Resul
     client(state, switch)?.call(&request).map(drop).with_context(|| format!("port {name} of {switch}"))
 }
 
-/// Closes port `name` of `switch`.
+/// Closes port `name` of `switch`; that it is closed already is success.
 ///
 /// # Errors
 /// The switch does not answer, or refuses.
 pub fn close(state: &State, switch: &str, name: &str) -> Result<()> {
+    let mut client = client(state, switch)?;
+    if !client.show()?.ports.iter().any(|port| port.name == name) {
+        return Ok(());
+    }
     let request = Request::PortDel { name: name.to_owned() };
-    client(state, switch)?.call(&request).map(drop).with_context(|| format!("port {name} of {switch}"))
+    client.call(&request).map(drop).with_context(|| format!("port {name} of {switch}"))
 }

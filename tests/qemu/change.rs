@@ -2,6 +2,7 @@
 //! what can be done to guests that run.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -76,6 +77,27 @@ fn only_what_differs_is_changed() -> Result<()> {
     let forwards = lab.words(&["monitor", "zero", "info", "usernet"])?;
     ensure!(!forwards.contains("18080"), "still open: {forwards}");
 
+    // One that fails half-way goes on from there.
+    let zero = |port: &str| -> Result<()> {
+        let keys = format!("forwards = [\"{port}:80\"]");
+        edit(&lab, &[("zero", "192.168.1.150", &keys), ONE])
+    };
+    zero("18080")?;
+    lab.vlab("up")?;
+    let held = lab.ns.enter(|| TcpListener::bind("127.0.0.1:18081"))?;
+    zero("18081")?;
+    let refused = lab.try_vlab("up")?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("18081"), "{said}");
+    zero("18082")?;
+    lab.vlab("up")?;
+    let forwards = lab.words(&["monitor", "zero", "info", "usernet"])?;
+    let open = ["18080", "18081", "18082"].map(|port| forwards.contains(port));
+    ensure!(open == [false, false, true] && pids(&lab)? == first, "{forwards}");
+    drop(held);
+    edit(&lab, &[ZERO, ONE])?;
+    lab.vlab("up")?;
+
     // Another guest, which talks to those that were there.
     edit(&lab, &[ZERO, ONE, ("two", "192.168.1.152", "")])?;
     lab.vlab("up")?;
@@ -124,6 +146,18 @@ fn guests_are_restarted_revived_and_unplugged() -> Result<()> {
     lab.vlab("restart one")?;
     let restarted = pids(&lab)?;
     ensure!(restarted["zero"] == first["zero"] && restarted["one"] != first["one"], "{restarted:?}");
+
+    // What differs in another guest is still to be done.
+    let more = "memory = \"320M\"";
+    edit(&lab, &[("zero", "192.168.1.150", more), ("one", "192.168.1.151", more)])?;
+    lab.vlab("restart one")?;
+    let refused = lab.try_vlab("up")?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(said.contains("guest zero: 320 instead of 256") && !said.contains("guest one"), "{said}");
+    edit(&lab, &[ZERO, ("one", "192.168.1.151", more)])?;
+    ensure!(lab.vlab("up")?.contains("is up already"), "zero is as the file says again");
+    let restarted = pids(&lab)?;
+    ensure!(restarted["zero"] == first["zero"], "{restarted:?}");
 
     let pid = i32::try_from(first["zero"])?;
     kill_process(Pid::from_raw(pid).context("a pid")?, Signal::KILL)?;

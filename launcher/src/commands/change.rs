@@ -2,7 +2,7 @@
 //! nothing else. What needs a guest started anew is refused unless asked for,
 //! and then nothing at all is changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use vlab::plan::{self, Step};
 use vlab::qmp::Qmp;
 use vlab::runner::Machine;
 use vlab::say;
-use vlab::state::{GuestRecord, NicRecord, State, Store};
+use vlab::state::{GuestRecord, NicRecord, PortRecord, State, Store, SwitchRecord};
 use vlab::up::bring_up;
 use vswitch::port::{Kind, PortSpec};
 
@@ -43,11 +43,11 @@ pub fn apply(
         refuse(&changes)?;
     }
     if changes.is_empty() {
-        remember(store, &steps, digest)?;
+        remember(store, &steps, Some(digest))?;
         return Ok(false);
     }
     announce(&changes);
-    carry_out(store, &steps, &changes, digest, machine)?;
+    carry_out(store, &steps, &changes, Some(digest), machine)?;
     Ok(true)
 }
 
@@ -67,12 +67,12 @@ pub fn restart(target: &Target, names: &[String], machine: &mut Machine, store: 
     let again: Vec<String> = again;
     let recreate = again.into_iter().map(|name| (name, "asked for".to_owned())).collect();
     let changes = Changes { start: new, recreate, ..Changes::default() };
-    let digest = store.state.digest.clone();
     let rest = changes::between(&store.state, &dead(&store.state), &steps);
     if !rest.start_switches.is_empty() || !rest.add_ports.is_empty() || !rest.restart_switches.is_empty() {
         bail!("the lab's networks differ from its file\n  change them first: vlab up");
     }
-    carry_out(store, &steps, &changes, &digest, machine)
+    // The others stay as they are, and as they are remembered.
+    carry_out(store, &steps, &changes, None, machine)
 }
 
 fn dead(state: &State) -> BTreeSet<String> {
@@ -118,11 +118,13 @@ fn announce(changes: &Changes) {
     }
 }
 
+/// Makes `changes`, each of them remembered as soon as it is made: what fails half-way goes
+/// on from there. With the `digest` of a file, the whole lab is as that file says in the end.
 fn carry_out(
     store: &mut Store,
     steps: &[Step],
     changes: &Changes,
-    digest: &str,
+    digest: Option<&str>,
     machine: &mut Machine,
 ) -> Result<()> {
     let interrupted = interruptions()?;
@@ -147,6 +149,7 @@ fn carry_out(
     };
     for (switch, name) in &changes.del_ports {
         control_port::close(&store.state, switch, name)?;
+        ports_of(store, switch, |ports| drop(ports.remove(name)))?;
     }
     for name in changes.stop_switches.iter().chain(&changes.restart_switches) {
         if let Some(switch) = store.state.switches.iter().find(|switch| switch.name == *name).cloned() {
@@ -185,18 +188,17 @@ fn carry_out(
     for (switch, name) in &changes.add_ports {
         let record = port(switch, name).with_context(|| format!("port {name} of {switch}"))?;
         control_port::open(&store.state, switch, name, &record)?;
+        ports_of(store, switch, |ports| drop(ports.insert(name.clone(), record)))?;
     }
     bring_up(&guests, store, machine)?;
     for (guest, forward) in &changes.del_forwards {
-        change_forward(
-            &store.state,
-            guest,
-            "hostfwd_remove",
-            forward.rsplit_once('-').map_or(forward.as_str(), |(host, _)| host),
-        )?;
+        let host = forward.rsplit_once('-').map_or(forward.as_str(), |(host, _)| host);
+        change_forward(&store.state, guest, "hostfwd_remove", host)?;
+        forwards_of(store, guest, |argv| changes::remove_forward(argv, forward))?;
     }
     for (guest, forward) in &changes.add_forwards {
         change_forward(&store.state, guest, "hostfwd_add", forward)?;
+        forwards_of(store, guest, |argv| changes::add_forward(argv, forward))?;
     }
     remember(store, steps, digest)?;
     let started: Vec<GuestRecord> =
@@ -207,19 +209,44 @@ fn carry_out(
         .context("the rest of the lab is up; look closer: vlab status, vlab logs")
 }
 
+/// Changes what is remembered of the ports of a switch.
+fn ports_of(
+    store: &mut Store,
+    switch: &str,
+    change: impl FnOnce(&mut BTreeMap<String, PortRecord>),
+) -> Result<()> {
+    if let Some(record) = store.state.switches.iter_mut().find(|it| it.name == switch) {
+        change(&mut record.ports);
+    }
+    Ok(store.save()?)
+}
+
+/// Changes what is remembered of the forwards of a guest, which its command line has.
+fn forwards_of(store: &mut Store, guest: &str, change: impl FnOnce(&mut Vec<String>)) -> Result<()> {
+    if let Some(record) = store.state.guests.iter_mut().find(|it| it.name == guest) {
+        change(&mut record.argv);
+    }
+    Ok(store.save()?)
+}
+
 fn change_forward(state: &State, guest: &str, command: &str, forward: &str) -> Result<()> {
     let Some(guest) = state.guests.iter().find(|it| it.name == guest) else { return Ok(()) };
     let said = Qmp::connect(&guest.qmp, &guest.uuid)?.human(&format!("{command} internet {forward}"))?;
     // It reports its failures as text, and its success as silence or a remark.
-    if !said.trim().is_empty() && !said.contains("removed") {
+    let is_done = said.contains("removed") || command == "hostfwd_remove" && said.contains("not found");
+    if !said.trim().is_empty() && !is_done {
         bail!("guest {}: {forward}: {}", guest.name, said.trim());
     }
     Ok(())
 }
 
-/// Writes down what the lab is now, processes aside.
-fn remember(store: &mut Store, steps: &[Step], digest: &str) -> Result<()> {
+/// Writes down what the lab is now, processes aside: what its file says where that has the
+/// `digest`.
+fn remember(store: &mut Store, steps: &[Step], digest: Option<&str>) -> Result<()> {
     let state = &mut store.state;
+    let order: Vec<&str> = steps.iter().filter_map(Step::guest).map(|guest| guest.name.as_str()).collect();
+    state.guests.sort_by_key(|guest| order.iter().position(|name| *name == guest.name));
+    let Some(digest) = digest else { return Ok(store.save()?) };
     for wanted in steps.iter().filter_map(Step::guest) {
         if let Some(guest) = state.guests.iter_mut().find(|guest| guest.name == wanted.name) {
             *guest = GuestRecord { process: guest.process, ..wanted.clone() };
@@ -228,11 +255,9 @@ fn remember(store: &mut Store, steps: &[Step], digest: &str) -> Result<()> {
     for wanted in steps.iter().filter_map(Step::switch) {
         if let Some(switch) = state.switches.iter_mut().find(|switch| switch.name == wanted.name) {
             let (process, control) = (switch.process, switch.control.take());
-            *switch = vlab::state::SwitchRecord { process, control, ..wanted.clone() };
+            *switch = SwitchRecord { process, control, ..wanted.clone() };
         }
     }
-    let order: Vec<&str> = steps.iter().filter_map(Step::guest).map(|guest| guest.name.as_str()).collect();
-    state.guests.sort_by_key(|guest| order.iter().position(|name| *name == guest.name));
     digest.clone_into(&mut state.digest);
     Ok(store.save()?)
 }
