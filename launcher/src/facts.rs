@@ -31,10 +31,15 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
     let mut clones = BTreeSet::new();
     let mut user_data = BTreeMap::new();
     let mut roots = BTreeMap::new();
+    let mut sizes = BTreeMap::new();
     for guest in &lab.guests {
         if let Some(image) = guest.image() {
-            formats
-                .insert(image.to_owned(), disk::format(image).map_err(|e| missing(image, &guest.name, &e))?);
+            let info = disk::info(image, &[]).map_err(|e| missing(image, &guest.name, &e))?;
+            formats.insert(image.to_owned(), info.format);
+            sizes.insert(image.to_owned(), info.virtual_size);
+        }
+        if let Boot::Disk(disk) = &guest.boot {
+            check_no_base(disk, &guest.name, &places)?;
         }
         if let Boot::Kernel { kernel, initrd, .. } = &guest.boot {
             for file in [Some(kernel), initrd.as_ref()].into_iter().flatten() {
@@ -98,6 +103,7 @@ pub fn gather(lab: &Lab, user: &User, places: Places, recorded: Option<&State>) 
         accels,
         ssh_ports: ssh_ports(lab, user.uid, recorded)?,
         formats,
+        sizes,
         clones,
         no_taps,
     })
@@ -151,6 +157,37 @@ pub fn empty_images(lab: &Lab) -> Vec<String> {
         format!("{} is empty; install a system into it: vlab install {guest} --iso FILE", image.display())
     };
     warnings.into_iter().map(text).collect()
+}
+
+/// Clones whose size is another than the lab says: it counts when a clone is made.
+pub fn stale_sizes(lab: &Lab, facts: &Facts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for guest in &lab.guests {
+        let Boot::Base(base, Some(size)) = &guest.boot else { continue };
+        let clone = facts.places.clone_of(&guest.name);
+        let Some(wanted) = disk::bytes_of(size).filter(|_| facts.clones.contains(&clone)) else { continue };
+        let wanted = wanted.max(facts.sizes.get(base).copied().unwrap_or(0));
+        if disk::info(&clone, &[]).is_ok_and(|info| info.virtual_size < wanted) {
+            warnings.push(format!(
+                "{0} is smaller than {size}, which is for clones that are made anew; make it larger: vlab disk resize {0} {size}",
+                clone.display()
+            ));
+        }
+    }
+    warnings
+}
+
+/// Fails where clones hang on the image that guest `name` is to write.
+fn check_no_base(image: &Path, name: &str, places: &Places) -> Result<()> {
+    let labs = places.data.parent().and_then(|labs| fs::read_dir(labs).ok()).into_iter().flatten().flatten();
+    let folders: Vec<PathBuf> = labs.map(|folder| folder.path()).collect();
+    let clones = disk::clones_of(&fs::canonicalize(image)?, &folders);
+    let Some(clone) = clones.first() else { return Ok(()) };
+    bail!(
+        "disk of guest {name}: {} is the base of {}, and that clone is lost when it is written\n  give the guest a clone: base = \"…\", or delete those there are: vlab down --disks",
+        image.display(),
+        clone.display()
+    )
 }
 
 fn check_clone(clone: &Path, base: &Path) -> Result<()> {

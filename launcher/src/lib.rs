@@ -31,6 +31,7 @@ pub mod lab;
 pub mod link;
 pub mod lock;
 pub mod names;
+pub mod owner;
 pub mod places;
 pub mod plan;
 pub mod privilege;

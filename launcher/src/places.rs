@@ -172,6 +172,11 @@ impl Places {
         self.state.join("state.json")
     }
 
+    /// Whose clones are in DATA: the path of a lab file.
+    pub fn owner(&self) -> PathBuf {
+        self.data.join("lab-file")
+    }
+
     /// The configuration of the switch of `network`.
     pub fn switch_config(&self, network: &str) -> PathBuf {
         self.run.join(format!("{network}.toml"))

@@ -151,6 +151,7 @@ fn facts(lab: &Lab) -> Facts {
             .map(|(guest, free)| (guest.name.clone(), guest.ssh_port.unwrap_or(free)))
             .collect(),
         formats: BTreeMap::new(),
+        sizes: BTreeMap::new(),
         started: BTreeSet::new(),
         clones: BTreeSet::new(),
         no_taps: None,

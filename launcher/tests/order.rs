@@ -56,6 +56,7 @@ fn steps_of(text: &str, places: &Places) -> Vec<Step> {
         uefi: None,
         ssh_ports: names.iter().cloned().zip(20_000..).collect(),
         formats: BTreeMap::from([(PathBuf::from("/l/arch.qcow2"), "qcow2".to_owned())]),
+        sizes: BTreeMap::from([(PathBuf::from("/l/arch.qcow2"), 8 << 30)]),
         clones: BTreeSet::new(),
         no_taps: None,
         has_ssh_key: false,
@@ -424,4 +425,23 @@ fn a_changed_file_names_what_differs_and_nothing_else() {
     let (guests, why): (Vec<_>, Vec<_>) = relinked.recreate.into_iter().unzip();
     assert_eq!(guests, ["zero", "one", "probe"]);
     assert!(why.iter().all(|why| why.contains("stream,id=lab0") && why.contains("tap,id=lab0")), "{why:?}");
+}
+
+#[test]
+fn a_clone_is_as_large_as_it_says_and_never_smaller_than_its_base() {
+    let directory = tempfile::tempdir().unwrap();
+    let places = places(directory.path());
+    let words = |size: &str| {
+        let text = format!("name = \"ping\"\n[guests.zero]\nbase = \"arch.qcow2\"\nsize = \"{size}\"\n");
+        let steps = steps_of(&text, &places);
+        let clone = steps.into_iter().find_map(|step| {
+            let Step::Clone { commands, .. } = step else { return None };
+            commands.into_iter().next()
+        });
+        clone.unwrap().argv
+    };
+    // The base has 8 GiB.
+    for (size, has_size) in [("16G", true), ("8193M", true), ("8G", false), ("512M", false)] {
+        assert_eq!(words(size).contains(&size.to_owned()), has_size, "{size}: {:?}", words(size));
+    }
 }

@@ -1,5 +1,7 @@
 //! Whole labs by `vlab`: up, in use, down, and what is left then.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use vswitch_tests::clock::wait_until;
@@ -85,6 +87,78 @@ fn a_lab_whose_programs_were_killed_is_taken_down() -> Result<()> {
     ensure!(!one.contains(" up "), "status trusts its file: {status}");
 
     lab.vlab("down")?;
+    ensure!(lab.traces()? == before, "{:?} before, {:?} after", before, lab.traces()?);
+    Ok(())
+}
+
+/// What `vlab` says of a command that it must refuse, for the lab of `file`.
+fn refusal(lab: &Lab, file: &Path, words: &str) -> Result<String> {
+    let mut command = lab.command("vlab")?;
+    let output = command.arg("--lab").arg(file).args(words.split(' ')).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1), "vlab {words}: {}: {said}", output.status);
+    Ok(said)
+}
+
+#[test]
+fn labs_keep_their_hands_off_the_disks_of_others() -> Result<()> {
+    require!(root, tun, "qemu-system-x86_64", "qemu-img");
+    let _turn = Turn::take();
+    // Empty disks will do; the cable is out, so that no frame is waited for.
+    let guests = r#"
+[networks.lan]
+[guests.zero]
+base = "base.qcow2"
+accel = "tcg"
+memory = "64M"
+nics = [{ network = "lan", carrier = false }]
+"#;
+    let lab = Lab::of("owner", guests)?;
+    let before = lab.traces()?;
+    let base = lab.path("base.qcow2").display().to_string();
+    lab.words(&["disk", "create", &base, "--size", "8M"])?;
+    lab.vlab("up")?;
+    let clone = Path::new("/var/lib/vlab").join(&lab.name).join("zero.qcow2");
+    let running = lab.processes()?;
+
+    // A lab of the same name in another file, which is not up.
+    let other = lab.path("other.toml");
+    std::fs::copy(&lab.file, &other)?;
+    for words in ["down", "down --disks"] {
+        let said = refusal(&lab, &other, words)?;
+        ensure!(said.contains(&format!("vlab down --name {}", lab.name)), "{said}");
+    }
+    let said = refusal(&lab, &other, "up")?;
+    ensure!(said.contains("is up from"), "{said}");
+    ensure!(clone.exists() && lab.processes()? == running);
+    // A typing error is no file of a guest's own.
+    let said = refusal(&lab, &lab.file, "cp one:/etc/fstab zero:/root/")?;
+    ensure!(said.contains("one guest at a time"), "{said}");
+    let said = refusal(&lab, &lab.file, "cp one:/etc/fstab .")?;
+    ensure!(said.contains("there is no guest one"), "{said}");
+
+    lab.vlab("down")?;
+    for words in ["up", "down --disks"] {
+        let said = refusal(&lab, &other, words)?;
+        ensure!(said.contains("another lab of this name") && said.contains("lab.toml"), "{said}");
+    }
+    // A guest that would write under the clone.
+    let writer = lab.path("writer.toml");
+    let text = format!("name = \"{}w\"\n[guests.w]\ndisk = \"base.qcow2\"\n", lab.name);
+    std::fs::write(&writer, text)?;
+    let said = refusal(&lab, &writer, "up")?;
+    ensure!(said.contains("is the base of") && said.contains("zero.qcow2"), "{said}");
+    ensure!(clone.exists());
+
+    lab.vlab("down --disks")?;
+    ensure!(!clone.exists() && lab.traces()? == before, "{:?}", lab.traces()?);
+    // A folder that was moved takes its lab along.
+    lab.vlab("up")?;
+    lab.vlab("down")?;
+    std::fs::rename(&lab.file, lab.path("moved.toml"))?;
+    let mut moved = lab.command("vlab")?;
+    let moved = moved.arg("--lab").arg(lab.path("moved.toml")).args(["down", "--disks"]).output()?;
+    ensure!(moved.status.success() && !clone.exists(), "{}", String::from_utf8_lossy(&moved.stderr));
     ensure!(lab.traces()? == before, "{:?} before, {:?} after", before, lab.traces()?);
     Ok(())
 }

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use vlab::down::{Options, Report, take_down};
 use vlab::facts;
 use vlab::lock::Lock;
+use vlab::owner;
 use vlab::places::{Places, VARIABLES};
 use vlab::process;
 use vlab::runner::{self, Machine};
 use vlab::say;
-use vlab::state::State;
+use vlab::state::{State, Store};
 
 use super::target::Target;
 use super::{print, print_json};
@@ -86,44 +87,77 @@ fn count_clones(images: &[impl AsRef<Path>]) -> usize {
     images.iter().filter(|path| !path.as_ref().to_string_lossy().ends_with(VARIABLES)).count()
 }
 
-/// There is no state: it is down already, or never was up. Clones may be left,
-/// and RUN, of an `up` that was killed before it made anything.
+/// There is no state that this folder, or `--name`, leads to: it is down already, or never
+/// was up. Clones may be left, and RUN, of an `up` that was killed before it made anything.
 fn nothing(target: &Target, disks: bool) -> Result<()> {
-    let mut removed: Vec<PathBuf> = Vec::new();
-    let known = target.global.name.clone().or_else(|| target.lab().ok().map(|(lab, _)| lab.name));
-    if let Some(name) = known.filter(|name| vlab::names::is_name(name, vlab::names::NAME_LEN_MAX)) {
-        let places = target.roots.lab(&name);
-        if places.run.exists() && !places.state_file().exists() {
-            let _lock = Lock::take(&places.lock())?;
-            std::fs::remove_dir_all(&places.run)?;
+    let named = match &target.global.name {
+        Some(name) => Ok(name.clone()),
+        None => target.lab().map(|(lab, _)| lab.name),
+    };
+    let name = match named {
+        Ok(name) => name,
+        Err(e) if disks => return Err(e.context("which lab's disks?")),
+        Err(_) => return told(target, Vec::new()),
+    };
+    let places = target.roots.lab(&name);
+    if !places.run.exists() && !disks {
+        refuse_if_up(target, &places)?;
+        return told(target, Vec::new());
+    }
+    runner::run_directory(&places.run, &target.user)?;
+    let _lock = Lock::take(&places.lock())?;
+    refuse_if_up(target, &places)?;
+    let removed = if disks { remove_disks(target, &places) } else { Ok(Vec::new()) };
+    // It has the lock, which nobody has to find: whoever waited takes another.
+    std::fs::remove_dir_all(&places.run)?;
+    told(target, removed?)
+}
+
+/// Fails where a lab of this name is up, or was left so, which the file did not lead to.
+fn refuse_if_up(target: &Target, places: &Places) -> Result<()> {
+    let path = places.state_file();
+    let Some(store) = Store::load(&path)
+        .with_context(|| format!("{} names what is up, and is needed to take it down", path.display()))?
+    else {
+        return Ok(());
+    };
+    let lab = &store.state.lab;
+    bail!(
+        "lab {lab} is up, or was left so, from {}, not from {}\n  take it down: vlab down --name {lab}",
+        store.state.file.display(),
+        target.file_for_humans()
+    )
+}
+
+/// Removes the clones of a lab that is down, and what belongs to them.
+fn remove_disks(target: &Target, places: &Places) -> Result<Vec<PathBuf>> {
+    if target.global.name.is_none() {
+        owner::check(places, &target.absolute()?)?;
+    }
+    let mut removed = Vec::new();
+    for file in std::fs::read_dir(&places.data).into_iter().flatten().flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "qcow2") {
+            std::fs::remove_file(file.path())?;
+            removed.push(file.path());
         }
     }
-    if disks {
-        let name = match &target.global.name {
-            Some(name) => name.clone(),
-            None => target.lab().context("which lab's disks?")?.0.name,
-        };
-        let places = target.roots.lab(&name);
-        for file in std::fs::read_dir(&places.data).into_iter().flatten().flatten() {
-            if file.path().extension().is_some_and(|extension| extension == "qcow2") {
-                std::fs::remove_file(file.path())?;
-                removed.push(file.path());
-            }
-        }
-        let key = places.ssh_key();
-        for path in [facts::public_key(&key), key, places.known_hosts()] {
-            // Where it is not, there is nothing to do.
-            let _ = std::fs::remove_file(path);
-        }
-        forget(&places);
+    let key = places.ssh_key();
+    for path in [facts::public_key(&key), key, places.known_hosts(), places.owner()] {
+        // Where it is not, there is nothing to do.
+        let _ = std::fs::remove_file(path);
     }
+    forget(places);
+    Ok(removed)
+}
+
+/// Tells that there was nothing to take down, and what was `removed`.
+fn told(target: &Target, removed: Vec<PathBuf>) -> Result<()> {
     let count = count_clones(&removed);
-    if target.global.json {
-        return print_json(
-            &json!({ "lab": target.name_for_humans(), "report": Report { removed, ..Report::default() }, "kept": [] }),
-        );
-    }
     let name = target.name_for_humans();
+    if target.global.json {
+        let report = Report { removed, ..Report::default() };
+        return print_json(&json!({ "lab": name, "report": report, "kept": [] }));
+    }
     let deleted = match count {
         0 => String::new(),
         1 => "; deleted 1 clone".to_owned(),

@@ -27,7 +27,7 @@ impl Target {
     }
 
     /// The lab file, absolute, whether it is there or not.
-    fn absolute(&self) -> Result<PathBuf> {
+    pub fn absolute(&self) -> Result<PathBuf> {
         let file = std::path::absolute(self.file())?;
         let folder = file.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
         Ok(match (folder, file.file_name()) {
@@ -106,7 +106,12 @@ impl Target {
     /// absolute, so that a wrong folder shows.
     pub fn name_for_humans(&self) -> String {
         let named = self.global.name.clone().or_else(|| self.lab().ok().map(|(lab, _)| lab.name));
-        named.unwrap_or_else(|| self.absolute().as_deref().unwrap_or(self.file()).display().to_string())
+        named.unwrap_or_else(|| self.file_for_humans())
+    }
+
+    /// The lab file, absolute where that can be told.
+    pub fn file_for_humans(&self) -> String {
+        self.absolute().as_deref().unwrap_or(self.file()).display().to_string()
     }
 
     /// Folders in which clones of images are looked for.

@@ -15,6 +15,7 @@ use vlab::facts;
 use vlab::lab::Lab;
 use vlab::link;
 use vlab::lock::Lock;
+use vlab::owner;
 use vlab::places::Places;
 use vlab::plan::{self, Facts};
 use vlab::process;
@@ -41,12 +42,14 @@ pub fn run(target: &Target, keep: bool, recreate: bool) -> Result<()> {
     let mut machine = Machine::new(target.user.clone());
     let digest = digest(&lab)?;
     if let Some(mut store) = standing(&file, &places, &mut machine)? {
+        claim(&lab, &places, &file)?;
         let changed = change::apply(target, &lab, &digest, &mut store, recreate, &mut machine)?;
         drop(lock);
         return report_up(target, &places, if changed { Since::Changed } else { Since::Already });
     }
 
-    let prepared = facts::gather(&lab, &target.user, places.clone(), None)
+    let prepared = owner::check(&places, &file)
+        .and_then(|()| facts::gather(&lab, &target.user, places.clone(), None))
         .and_then(|facts| Ok((plan::plan(&lab, &facts)?, facts)));
     let (steps, facts) = match prepared {
         Ok(prepared) => prepared,
@@ -59,6 +62,7 @@ pub fn run(target: &Target, keep: bool, recreate: bool) -> Result<()> {
     notes(&lab, &facts);
     let interrupted = interruptions()?;
     let mut store = Store::new(places.state_file(), begin(&lab, &file, digest, &facts)?);
+    claim(&lab, &places, &file)?;
     let outcome = bring_up(&steps, &mut store, &mut machine)
         .and_then(|()| live::pull_cables(&store.state.guests))
         .and_then(|()| wait_until_ready(&store.state, &store.state.guests, &interrupted, keep));
@@ -116,9 +120,18 @@ pub fn begin(lab: &Lab, file: &Path, digest: String, facts: &Facts) -> Result<St
     })
 }
 
-/// Keys that are there already.
+/// Notes whose disks those are that the lab has, or will have, of its own.
+fn claim(lab: &Lab, places: &Places, file: &Path) -> Result<()> {
+    if lab.guests.iter().any(plan::keeps_something) {
+        runner::private_directory(&places.data)?;
+        owner::claim(places, file)?;
+    }
+    Ok(())
+}
+
+/// What goes with the clones and is there already, or comes by itself.
 fn kept_keys(facts: &Facts) -> Vec<PathBuf> {
-    let mut keys = vec![facts.places.known_hosts()];
+    let mut keys = vec![facts.places.known_hosts(), facts.places.owner()];
     if facts.has_ssh_key {
         keys.extend([facts.places.ssh_key(), facts::public_key(&facts.places.ssh_key())]);
     }
@@ -154,7 +167,8 @@ fn standing(file: &Path, places: &Places, machine: &mut Machine) -> Result<Optio
 
 /// What the user should know before it starts.
 fn notes(lab: &Lab, facts: &Facts) {
-    for warning in facts::overlapping_routes(lab).into_iter().chain(facts::empty_images(lab)) {
+    let warnings = [facts::overlapping_routes(lab), facts::empty_images(lab), facts::stale_sizes(lab, facts)];
+    for warning in warnings.iter().flatten() {
         say!("warning: {warning}");
     }
     for choice in link::choices(lab, facts) {
@@ -171,7 +185,10 @@ fn undo(store: &mut Store, facts: &Facts, places: &Places, machine: &mut Machine
     say!("taking down what was started");
     // Clones that were there before stay.
     store.state.clones.retain(|clone| !facts.clones.contains(clone));
-    let kept = kept_keys(facts);
+    let mut kept = kept_keys(facts);
+    if facts.clones.is_empty() && !facts.has_ssh_key {
+        kept.retain(|key| *key != places.owner());
+    }
     store.state.keys.retain(|key| !kept.contains(key));
     let options = Options { grace: GRACE_AFTER_FAILURE, disks: true, boot_id: process::boot_id()? };
     take_down(store, std::slice::from_ref(&places.run), &options, machine)?;

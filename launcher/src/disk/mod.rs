@@ -112,6 +112,20 @@ pub fn check_size(size: &str) -> Result<()> {
     Ok(())
 }
 
+/// The bytes of a size that [`check_size`] passes; `None` for what is none, or too much.
+pub fn bytes_of(size: &str) -> Option<u64> {
+    check_size(size).ok()?;
+    let digits = size.trim_end_matches(['K', 'M', 'G', 'T']);
+    let shift = match size.strip_prefix(digits)? {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => 0,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 /// How a clone holds what its base holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -44,6 +44,8 @@ pub struct Facts {
     pub uefi: Option<Uefi>,
     /// The format of each image that a guest boots from.
     pub formats: BTreeMap<PathBuf, String>,
+    /// What a guest sees of each base, in bytes.
+    pub sizes: BTreeMap<PathBuf, u64>,
     /// Guests that run, or are to run, whatever `autostart` says.
     pub started: BTreeSet<String>,
     /// Clones, and UEFI's variables, that are there already.
@@ -176,10 +178,7 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
             return Err(PlanError::HostLeg { network: network.name.clone(), why });
         }
     }
-    let kept = |guest: &Guest| {
-        matches!(guest.boot, Boot::Base(..)) || guest.keyed() || guest.firmware == Firmware::Uefi
-    };
-    if lab.guests.iter().any(kept) && places.data != places.state {
+    if lab.guests.iter().any(keeps_something) && places.data != places.state {
         directories.push(places.data.clone());
     }
     steps.extend(directories.into_iter().map(|path| directory_step(path, facts)));
@@ -208,6 +207,11 @@ pub fn plan(lab: &Lab, facts: &Facts) -> Result<Vec<Step>, PlanError> {
         }
     }
     Ok(steps)
+}
+
+/// Whether something in DATA outlives the lab for `guest`: a clone, keys, UEFI's variables.
+pub fn keeps_something(guest: &Guest) -> bool {
+    matches!(guest.boot, Boot::Base(..)) || guest.keyed() || guest.firmware == Firmware::Uefi
 }
 
 /// The steps that boot `guest` once from an ISO, to install into the image that
@@ -268,13 +272,18 @@ fn clone_step(guest: &Guest, facts: &Facts) -> Option<Step> {
     }
     let part = path.with_extension("qcow2.part");
     let format = format_of(facts, base);
+    // A clone that is smaller than its base has lost the end of it.
+    let base_size = facts.sizes.get(base).copied().unwrap_or(0);
+    let is_larger = |size: &&String| crate::disk::bytes_of(size).is_none_or(|bytes| bytes > base_size);
+    let size = size.as_ref().filter(is_larger);
     if guest.configure == Configure::Offline {
         let raw = path.with_extension("qcow2.raw");
         let scratch = vec![raw.clone(), crate::identity::offline::written(&raw)];
-        let commands = told::offline_commands(guest, (base, format), &raw, &part, size.as_deref(), facts);
+        let commands =
+            told::offline_commands(guest, (base, format), &raw, &part, size.map(String::as_str), facts);
         return Some(Step::Clone { path, part, commands, scratch });
     }
-    let command = crate::disk::clone_command(base, format, &part, size.as_deref());
+    let command = crate::disk::clone_command(base, format, &part, size.map(String::as_str));
     Some(Step::Clone { path, part, commands: vec![command], scratch: Vec::new() })
 }
 
