@@ -1,13 +1,14 @@
-//! Ways to move frames which the switch does not use, beside the one that it does:
-//! a bare loop for each, which carries from one device to another and decides nothing.
-//! Run it where you think of changing that way.
+//! Ways to move frames, those that the switch uses and others: a bare loop for each, which
+//! carries from one device to another and decides nothing. Run it where you think of
+//! changing how the switch does it.
 //!
 //! `cargo bench -p vswitch-bench --bench candidates [-- TEXT] [--rounds N]`; needs root.
 //! In each round every way of a case has a turn of a second in order and one in reverse,
 //! and every frame is checked on arrival. Shown are the rate that arrived, the CPU time for
 //! each frame, of the loop and of all three threads, and the medians (least, greatest) of
-//! the rounds' ratios to the case's first way, which is the switch's; noise is a way's
-//! second turn by its first.
+//! the rounds' ratios to the case's first way, the plainest; noise is a way's second turn by
+//! its first. (The switch sends bursts of short frames from a ring, and reads and writes
+//! TAPs by io_uring where frames are short.)
 //!
 //! Read first: packet(7); Documentation/networking/packet_mmap.rst and tuntap.rst of the
 //! kernel; io_uring(7). What came of it is in docs/benchmarks.md.
