@@ -17,6 +17,8 @@ mod endpoint;
 mod error;
 mod fast;
 mod finish;
+#[cfg(test)]
+mod gone;
 mod huge;
 mod iov;
 mod isolate;

@@ -290,6 +290,9 @@ impl Port for DgramPort {
                     let refusal = match errno {
                         libc::EMSGSIZE => Refusal::Oversize,
                         libc::EINVAL => Refusal::Invalid,
+                        // Memory that its owner took away: the frame's sender is at
+                        // fault, not this peer.
+                        libc::EFAULT => Refusal::Error,
                         _ => {
                             refuse(&mut outcome, next..wires.len(), Refusal::Down);
                             outcome.fault = Some(fault(errno));
@@ -323,5 +326,34 @@ fn refuse(outcome: &mut Sent, wires: std::ops::Range<usize>, reason: Refusal) {
     for index in wires {
         // At most 64 wires: the index fits.
         outcome.refused.push((u8::try_from(index).unwrap_or(u8::MAX), reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::frame::Piece;
+
+    /// A guest's memory whose file became shorter: to read it is a fault.
+    #[test]
+    fn memory_that_is_gone_is_its_senders_fault_and_not_the_peers() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let link = Link { up: true, mtu: 1500, offloads: crate::port::Offloads::NONE };
+        let mut port = DgramPort::new(ours.into(), link);
+        let gone = crate::port::gone::Gone::new();
+        let rest = [Piece::new(gone.as_ptr(), 100)];
+        let wires = [Wire::plain(&[1; 60], &[]), Wire::plain(&[2; 60], &rest), Wire::plain(&[3; 60], &[])];
+        let sent = port.transmit(&wires);
+        assert_eq!((&sent.refused[..], sent.fault), (&[(1, Refusal::Error)][..], None));
+        for number in [1, 3] {
+            let mut bytes = [0; 100];
+            let len = theirs.recv(&mut bytes).unwrap();
+            assert_eq!(bytes[..len], [number; 60]);
+        }
     }
 }

@@ -73,12 +73,14 @@ impl Outbound {
             return outcome;
         }
         let mut next = 0;
+        // How many may go in one call.
+        let mut most = wires.len();
         while next < wires.len() {
             if self.is_cut() {
                 refuse_rest(&mut outcome, next, wires, Refusal::Full);
                 break;
             }
-            let count = self.collect(&wires[next..]);
+            let count = self.collect(&wires[next..wires.len().min(next + most)]);
             if count == 0 {
                 let long = wires[next].len() > FRAME_LEN_MAX;
                 refuse(&mut outcome, next, if long { Refusal::Oversize } else { Refusal::Invalid });
@@ -97,6 +99,13 @@ impl Outbound {
                 }
                 Err(error) => match error.raw_os_error().unwrap_or(0) {
                     libc::EINTR => {}
+                    // Memory that its owner took away: the frame's sender is at fault, not
+                    // this peer. Which frame it is shows when each goes by itself.
+                    libc::EFAULT if count > 1 => most = 1,
+                    libc::EFAULT => {
+                        refuse(&mut outcome, next, Refusal::Error);
+                        next += 1;
+                    }
                     libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => {
                         refuse_rest(&mut outcome, next, wires, Refusal::Full);
                         break;

@@ -209,3 +209,15 @@ fn frames_of_any_shape_go_out_and_impossible_ones_are_refused_alone() {
         assert_eq!(read_frame(&mut peer), vec![9; len]);
     }
 }
+
+/// A guest's memory whose file became shorter: to read it is a fault.
+#[test]
+fn memory_that_is_gone_is_its_senders_fault_and_not_the_peers() {
+    let (mut port, mut peer) = pair();
+    let gone = crate::port::gone::Gone::new();
+    let rest = [Piece::new(gone.as_ptr(), 100)];
+    let wires = [Wire::plain(&[1; 60], &[]), Wire::plain(&[2; 60], &rest), Wire::plain(&[3; 60], &[])];
+    let sent = port.transmit(&wires);
+    assert_eq!((&sent.refused[..], sent.fault), (&[(1, Refusal::Error)][..], None));
+    assert_eq!([read_frame(&mut peer), read_frame(&mut peer)], [[1; 60], [3; 60]]);
+}
