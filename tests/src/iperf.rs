@@ -51,9 +51,11 @@ pub fn is_listening(ns: &Netns) -> bool {
 }
 
 /// Whether `error` only says that the server was not listening: it closes its
-/// socket after each test and opens another.
+/// socket after each test and opens another. Who had just connected to the old one is reset.
 pub fn is_between_tests(error: &str) -> bool {
-    error.contains("Connection refused") || error.contains("the server is busy")
+    ["Connection refused", "the server is busy", "unable to receive control message: Connection reset"]
+        .iter()
+        .any(|sign| error.contains(sign))
 }
 
 /// Sends `bytes` (as `64M`) over TCP from `from` to a server at `address`;
