@@ -3,6 +3,7 @@
 
 use std::os::unix::net::UnixListener;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vswitch_tests::clock::wait_until;
 use vswitch_tests::vhost::{Choice, Guest, LIMIT, Rig, feature, frame};
 
@@ -232,4 +233,32 @@ fn a_port_in_client_mode_serves_traffic_and_comes_again() {
         rig.wait_link(0, false);
         assert_eq!(rig.wait_gone(0), "", "nobody was at fault");
     }
+}
+
+/// A listener that takes nobody in must not keep the port from being closed.
+#[test]
+fn a_port_in_client_mode_ends_beside_a_listener_that_is_full() {
+    let rig = Rig::new(&["mode=client"]);
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let address = SocketAddrUnix::new(rig.path(0)).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    wait_until("the listener to be full", LIMIT, || {
+        let flags = SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let is_full = rustix::net::connect(&socket, &address).is_err();
+        waiting.push(socket);
+        is_full
+    })
+    .unwrap();
+    // Until it has tried.
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    std::fs::remove_file(rig.path(0)).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(rig);
+        tell.send(()).unwrap();
+    });
+    told.recv_timeout(LIMIT).expect("the port is closed");
 }

@@ -9,15 +9,16 @@
 //! Deliberately absent: frames, and a second front end. Whoever connects to a
 //! taken port is turned away at once.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SocketAddrUnix, SocketType};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use super::call::Bell;
@@ -25,6 +26,7 @@ use super::early::{self, HEADER_LEN, Header};
 use super::seam::MessageSide;
 use super::session::Session;
 use super::socket::{Socket, peer};
+use crate::port::socket_file::socket;
 
 /// The longest message that the crate takes.
 const MESSAGE_MAX: usize = 4096;
@@ -154,7 +156,7 @@ impl Server {
                     }
                 }
                 Place::Client(path) => {
-                    if let Ok(stream) = UnixStream::connect(path) {
+                    if let Ok(stream) = connect(path) {
                         return Some(stream);
                     }
                     if self.wait(None, None, Some(CONNECT_PAUSE)) == Event::Closing {
@@ -274,6 +276,19 @@ impl Server {
         }
         Err(End::Fault("it sent half a message".to_owned()))
     }
+}
+
+/// A connection to whoever listens at `path`. One that has no place for another waiting
+/// connection is not waited for: the port may be closed meanwhile.
+///
+/// # Errors
+/// Nobody listens, or is ready to.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket(SocketType::STREAM)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Nobody panics with it in hand; if one did, the connection is over anyway.
