@@ -107,6 +107,27 @@ fn a_queue_stops_where_it_says_and_goes_on_there() {
     assert_eq!(next(&mut b), frame(1, b"late"));
 }
 
+/// Where the second lap begins the slots look like those of a queue that stopped elsewhere, as
+/// only the first slot of a chain is marked as used; but we know where we stopped.
+#[test]
+fn a_queue_of_chains_goes_on_where_it_was_after_any_message() {
+    let rig = Rig::new(&["", ""]);
+    let (mut a, mut b) = pair(&rig);
+    for round in 0..6u16 {
+        // Twice around a ring of 256.
+        for number in 0..256u16 {
+            let sent = frame(1, &[round.to_be_bytes(), number.to_be_bytes()].concat());
+            a.send_in(2, &sent).unwrap();
+            assert_eq!(next(&mut b), sent);
+        }
+        a.guest.front_end.send(Request::SetVringEnable, &[1, 0, 0, 0, 1, 0, 0, 0], &[]).unwrap();
+        a.guest.front_end.ask_u64(Request::GetQueueNum).unwrap();
+    }
+    a.send_in(2, &frame(1, b"last")).unwrap();
+    assert_eq!(next(&mut b), frame(1, b"last"));
+    assert_eq!(a.unsent().unwrap(), 0);
+}
+
 /// As QEMU does after its switch was killed: it cannot ask where the queues are,
 /// and says that they begin. They go on where the slots say.
 #[test]

@@ -1,9 +1,12 @@
 //! Honest guests: their frames pass, whole and in order, and their connections
 //! begin and end as connections do.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
+use vswitch::bridge::DropReason;
 use vswitch_tests::clock::wait_until;
 use vswitch_tests::vhost::{Descriptor, Guest, INDIRECT, LIMIT, NEXT, Request, Rig, frame};
 
@@ -146,6 +149,75 @@ fn a_queue_stops_where_it_says_and_goes_on_there() {
     rig.honest[0].inject(&frame(9, b"after"));
     assert_eq!(next(&mut a), frame(9, b"other"));
     assert_eq!(next(&mut a), frame(9, b"after"));
+}
+
+/// A message with a queue's number and a value.
+fn say(guest: &mut Guest, request: Request, index: u32, value: u32) {
+    let body = [index.to_ne_bytes(), value.to_ne_bytes()].concat();
+    guest.front_end.send(request, &body, &[]).unwrap();
+    guest.front_end.ask_u64(Request::GetQueueNum).unwrap();
+}
+
+#[test]
+fn a_queue_that_was_disabled_is_emptied_and_sends_nothing() {
+    let rig = Rig::new(&["", ""]);
+    let (mut a, mut b) = (Guest::connect(rig.path(0)).unwrap(), Guest::connect(rig.path(1)).unwrap());
+    rig.wait_link(1, true);
+    rig.wait_link(0, true);
+    for round in 0..3u8 {
+        a.send(&frame(1, &[round])).unwrap();
+        assert_eq!(next(&mut b), frame(1, &[round]));
+        // Some wait already, some come afterwards.
+        say(&mut a, Request::SetVringEnable, 1, 0);
+        (0..100).for_each(|_| a.send(&frame(1, b"muted")).unwrap());
+        wait_until("its buffers to come back", LIMIT, || a.unsent() == 0).unwrap();
+        rig.honest[0].inject(&frame(9, &[round]));
+        assert_eq!(next(&mut b), frame(9, &[round]), "and nothing before");
+        assert_eq!(next(&mut a), frame(9, &[round]), "it receives");
+        say(&mut a, Request::SetVringEnable, 1, 1);
+    }
+    let counters = rig.port(0).counters;
+    assert_eq!((counters.rx, counters.drops[DropReason::PortDown.index()]), (303, 300));
+    assert!(counters.balance());
+}
+
+/// As QEMU does when a guest changes an interrupt's affinity.
+#[test]
+fn a_call_that_is_exchanged_rings_once_and_no_frame_is_refused() {
+    let rig = Rig::new(&[""]);
+    let mut guest = Guest::connect(rig.path(0)).unwrap();
+    rig.wait_link(0, true);
+    // Of the last call, which nobody hears any more.
+    guest.want_calls(0, true);
+    for round in 0..200u8 {
+        let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        guest.front_end.send(Request::SetVringCall, &0u64.to_ne_bytes(), &[call.as_fd()]).unwrap();
+        rig.honest[0].inject(&frame(9, &[round]));
+        assert_eq!(next(&mut guest), frame(9, &[round]));
+        guest.front_end.ask_u64(Request::GetQueueNum).unwrap();
+        let mut bytes = [0; 8];
+        rustix::io::read(&call, &mut bytes).unwrap();
+        // For the exchange; and for the frame, if it came by then.
+        assert!((1..=2).contains(&u64::from_ne_bytes(bytes)), "{bytes:?}");
+    }
+    assert_eq!(rig.port(0).counters.refused(), 0);
+}
+
+/// Whoever gets the frame would believe it.
+#[test]
+fn that_a_checksum_was_found_right_is_nothing_that_a_guest_may_say() {
+    const DATA_VALID: u8 = 2;
+    let rig = Rig::new(&[""]);
+    let mut guest = Guest::connect(rig.path(0)).unwrap();
+    rig.wait_link(0, true);
+    guest.send_by(0, &[DATA_VALID, 0, 0, 0, 0, 0, 0, 0, 0, 0], &frame(1, b"wrong")).unwrap();
+    let mut sent = Vec::new();
+    wait_until("the frame", LIMIT, || {
+        sent = rig.honest[0].take_sent();
+        !sent.is_empty()
+    })
+    .unwrap();
+    assert_eq!((&sent[0].bytes, sent[0].vnet.flags), (&frame(1, b"wrong"), 0));
 }
 
 #[test]

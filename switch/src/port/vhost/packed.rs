@@ -18,7 +18,7 @@ use super::call::Call;
 use super::chain::{self, Access, CHAIN_MAX, Runs};
 use super::memory::GuestMemory;
 use super::prefetch::{self, LINE};
-use super::ring::{Breach, Descriptor, Ring, RingAddresses, SIZE_MAX, is_passed};
+use super::ring::{Base, Breach, Descriptor, Ring, RingAddresses, SIZE_MAX, is_passed};
 
 /// Flags of a descriptor: whose it is (VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED).
 const AVAILABLE: u16 = 1 << 7;
@@ -122,7 +122,7 @@ impl PackedRing {
         memory: &GuestMemory,
         size: u32,
         addresses: RingAddresses,
-        base: u32,
+        base: Base,
         event_idx: bool,
         call: Option<Call>,
     ) -> Option<PackedRing> {
@@ -139,9 +139,9 @@ impl PackedRing {
         }
         // The upper half is where used descriptors go: the same, since a queue
         // is only ever stopped between bursts. DPDK leaves it 0.
-        let base = Place::read(u16::try_from(base & 0xffff).ok()?);
+        let place = Place::read(u16::try_from(base.get() & 0xffff).ok()?);
         let size = u16::try_from(size).ok()?;
-        if base.slot >= size {
+        if place.slot >= size {
             return None;
         }
         let mut ring = PackedRing {
@@ -150,18 +150,18 @@ impl PackedRing {
             device: device.cast(),
             size,
             event_idx,
-            next: base,
+            next: place,
             heads: vec![0; usize::from(WINDOW)].into(),
             first: 0,
             seen: 0,
             chains: vec![Chain::default(); len].into(),
             held: 0,
-            used: base,
+            used: place,
             hidden: None,
             signalled: None,
             call,
         };
-        if base == (Place { slot: 0, lap: true }) {
+        if matches!(base, Base::Said(_)) && place == (Place { slot: 0, lap: true }) {
             ring.used = ring.find_place();
             ring.next = ring.used;
         }
@@ -169,7 +169,7 @@ impl PackedRing {
         Some(ring)
     }
 
-    /// Where a queue stands that is said to begin: at its beginning, or, if a
+    /// Where a queue stands that is said to begin (and which we did not leave there): at its beginning, or, if a
     /// switch before us used it and was killed, where that one stopped. Front
     /// ends cannot know (QEMU says "the beginning"), but the slots do: those that
     /// were used carry the mark of their lap.
@@ -195,6 +195,11 @@ impl PackedRing {
     /// gets when it stops the queue.
     pub fn base(&self) -> u32 {
         u32::from(self.used.word()) * 0x1_0001
+    }
+
+    /// What tells the driver.
+    pub fn call(&mut self) -> &mut Option<Call> {
+        &mut self.call
     }
 
     /// Takes out what tells the driver.

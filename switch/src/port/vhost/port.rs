@@ -22,8 +22,8 @@ use super::seam::{DataSide, Order, Pair, Rings};
 use super::sigbus;
 use super::steer::flow;
 use super::transmit::{Ahead, Layout, NotSent, RUNS_MAX, send};
-use crate::bridge::Refusal;
-use crate::frame::Wire;
+use crate::bridge::{DropReason, Refusal};
+use crate::frame::{Frame, Wire};
 use crate::port::{Burst, Link, Offloads, Port, Rx, Sent};
 
 /// A port whose other end is a guest's virtqueues.
@@ -76,6 +76,14 @@ impl VhostPort {
                 self.use_rings(rings);
                 let _ = reply.send(());
                 Rx::Changed
+            }
+            Order::Call(index, call, reply) => {
+                let pair = self.rings.as_mut().and_then(|rings| rings.pairs.get_mut(index / 2));
+                let queue =
+                    pair.and_then(|pair| if index % 2 == 0 { pair.rx.as_mut() } else { pair.tx.as_mut() });
+                let last = queue.and_then(|queue| queue.set_call(call));
+                let _ = reply.send(last);
+                Rx::More
             }
         }
     }
@@ -142,6 +150,14 @@ impl VhostPort {
     }
 }
 
+/// Makes all frames of `burst` such as go nowhere.
+#[cold]
+fn mute(burst: &mut Burst<'_>) {
+    for frame in &mut burst.frames {
+        *frame = Frame::broken(frame.head(), DropReason::PortDown);
+    }
+}
+
 /// The pair after `last` that has frames, and whether others have some too.
 #[inline]
 fn next_pair(pairs: &mut [Pair], last: usize) -> Result<Option<(usize, bool)>, Breach> {
@@ -205,6 +221,9 @@ impl Port for VhostPort {
             Some(Queue::Packed(ring)) => self.received.fill(ring, &rings.memory, header_len, burst),
             None => return Rx::Drained,
         };
+        if rings.pairs[number].is_muted {
+            mute(burst);
+        }
         match filled {
             Ok(more) if more || others => Rx::More,
             Ok(_) => Rx::Drained,

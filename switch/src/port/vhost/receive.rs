@@ -17,7 +17,7 @@ use super::prefetch::{self, LINE};
 use super::ring::{Breach, Descriptor, Queue, Ring};
 use crate::bridge::DropReason;
 use crate::frame::{Frame, HEAD_MAX, Piece};
-use crate::offload::VnetHeader;
+use crate::offload::{DATA_VALID, VnetHeader};
 use crate::port::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
 
 /// Room for a burst's pieces: at any time for one more of the longest chains.
@@ -208,7 +208,7 @@ impl Store {
         if len as u64 > FRAME_LEN_MAX {
             return Frame::broken(head, DropReason::Truncated);
         }
-        Frame::new(head, rest, zerocopy::transmute!(vnet))
+        Frame::new(head, rest, said(vnet))
     }
 
     /// Reads the frame in `runs`, `len` bytes with its header.
@@ -243,9 +243,16 @@ impl Store {
         // SAFETY: these were written just now, and are left alone as the head is.
         let rest: &'a [Piece<'a>] =
             unsafe { slice::from_raw_parts(self.pieces.add(first), self.len - first) };
-        let vnet: VnetHeader = zerocopy::transmute!(header);
-        Frame::new(head, rest, vnet)
+        Frame::new(head, rest, said(header))
     }
+}
+
+/// The header that a driver wrote, less what it must not say (virtio 1.2 §5.1.6.2.1): that a
+/// checksum was found right would be believed by whoever gets the frame, and nobody looked.
+#[inline(always)]
+fn said(header: [u8; VnetHeader::LEN]) -> VnetHeader {
+    let header: VnetHeader = zerocopy::transmute!(header);
+    VnetHeader { flags: header.flags & !DATA_VALID, ..header }
 }
 
 /// Reads along runs.

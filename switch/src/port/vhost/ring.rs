@@ -84,6 +84,30 @@ pub struct RingAddresses {
     pub used: u64,
 }
 
+/// Where a queue goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Base {
+    /// Where the front end says; it may not know where a switch before us stopped.
+    Said(u32),
+    /// Where we stopped ourselves.
+    Left(u32),
+}
+
+impl Default for Base {
+    fn default() -> Base {
+        Base::Said(0)
+    }
+}
+
+impl Base {
+    /// The place, as messages have it.
+    pub const fn get(self) -> u32 {
+        match self {
+            Base::Said(base) | Base::Left(base) => base,
+        }
+    }
+}
+
 /// One virtqueue as the device sees it.
 pub(super) trait Ring {
     /// How many available buffers were not taken yet, as far as they were looked
@@ -148,15 +172,14 @@ pub(super) enum Queue {
 }
 
 impl Queue {
-    /// A queue of `size` descriptors at `addresses` that goes on at `base`, as
-    /// the front end says it. `None` if an area is not whole in `memory` or not
+    /// A queue of `size` descriptors at `addresses` that goes on at `base`. `None` if an area is not whole in `memory` or not
     /// aligned, or if size or base are impossible.
     pub fn new(
         memory: &GuestMemory,
         features: Features,
         size: u32,
         addresses: RingAddresses,
-        base: u32,
+        base: Base,
         call: Option<Call>,
     ) -> Option<Queue> {
         let event_idx = features.event_idx();
@@ -164,7 +187,7 @@ impl Queue {
             return PackedRing::new(memory, size, addresses, base, event_idx, call).map(Queue::Packed);
         }
         // Indices have 16 bits; above them other kinds of rings keep more.
-        let base = u16::try_from(base & 0xffff).ok()?;
+        let base = u16::try_from(base.get() & 0xffff).ok()?;
         SplitRing::new(memory, size, addresses, base, event_idx, call).map(Queue::Split)
     }
 
@@ -174,6 +197,20 @@ impl Queue {
             Queue::Split(ring) => u32::from(ring.base()),
             Queue::Packed(ring) => ring.base(),
         }
+    }
+
+    /// Tells the driver by `call` from now on, and does so once: what was to be told by the
+    /// last one may have come too late there. Returns that one.
+    pub fn set_call(&mut self, call: Option<Call>) -> Option<Call> {
+        let place = match self {
+            Queue::Split(ring) => ring.call(),
+            Queue::Packed(ring) => ring.call(),
+        };
+        let last = std::mem::replace(place, call);
+        if let Some(call) = place {
+            call.ring();
+        }
+        last
     }
 
     /// Takes out what tells the driver.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
+use super::call::Call;
 use super::features::Features;
 use super::memory::GuestMemory;
 use super::ring::{Breach, Queue};
@@ -39,6 +40,9 @@ pub(super) struct Pair {
     pub rx: Option<Queue>,
     /// What it sends by.
     pub tx: Option<Queue>,
+    /// What it sends there is given back, and goes nowhere: the front end has disabled the
+    /// queue ("Ring states" of the vhost-user specification).
+    pub is_muted: bool,
 }
 
 /// What the message thread wants.
@@ -48,6 +52,9 @@ pub(super) enum Order {
     Take(Sender<Option<Box<Rings>>>),
     /// These are the rings from now on; none: the link is down.
     Put(Option<Box<Rings>>, Sender<()>),
+    /// Tell the driver of this queue by that call from now on, and once now; the last one is
+    /// the answer.
+    Call(usize, Option<Call>, Sender<Option<Call>>),
 }
 
 /// The data thread has let go of the port.
@@ -127,6 +134,15 @@ impl MessageSide {
     /// The port is closed.
     pub fn put(&self, rings: Option<Box<Rings>>) -> Result<(), Closed> {
         self.order(|reply| Order::Put(rings, reply))
+    }
+
+    /// Exchanges what queue `index` is called by, which the data thread has. The guest goes on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The port is closed.
+    pub fn call(&self, index: usize, call: Option<Call>) -> Result<Option<Call>, Closed> {
+        self.order(|reply| Order::Call(index, call, reply))
     }
 
     fn order<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, Closed> {

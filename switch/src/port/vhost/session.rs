@@ -24,7 +24,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use super::call::{Bell, Call};
 use super::features::{Features, OFFERED};
 use super::memory::{GuestMemory, REGIONS_MAX, RegionError, RegionSpec};
-use super::ring::{Queue as Ring, RingAddresses, SIZE_MAX};
+use super::ring::{Base, Queue as Ring, RingAddresses, SIZE_MAX};
 use super::seam::{Closed, MessageSide, Pair, Rings};
 
 /// The protocol's features: REPLY_ACK is the crate's own. Never RARP, MTU or
@@ -75,10 +75,13 @@ pub(super) enum Offence {
 struct Queue {
     size: u32,
     addresses: Option<RingAddresses>,
-    base: u32,
+    base: Base,
     kick: Option<OwnedFd>,
     call: Option<Call>,
-    is_enabled: bool,
+    /// As the front end said last; `None`: it said nothing yet.
+    is_enabled: Option<bool>,
+    /// The data thread has it, and its call.
+    is_lent: bool,
 }
 
 /// State of one connection.
@@ -154,8 +157,10 @@ impl Session {
         for (number, pair) in rings.pairs.into_iter().enumerate() {
             for (index, ring) in [(2 * number, pair.rx), (2 * number + 1, pair.tx)] {
                 if let Some(ring) = ring {
-                    self.queues[index].base = ring.base();
-                    self.queues[index].call = ring.into_call();
+                    let queue = &mut self.queues[index];
+                    queue.base = Base::Left(ring.base());
+                    queue.call = ring.into_call();
+                    queue.is_lent = false;
                 }
             }
         }
@@ -169,7 +174,8 @@ impl Session {
         for number in 0..self.queues.len() / 2 {
             let (rx, tx) = (self.ring(2 * number)?, self.ring(2 * number + 1)?);
             any |= rx.is_some() || tx.is_some();
-            pairs.push(Pair { rx, tx });
+            let is_muted = !self.may_run(2 * number + 1);
+            pairs.push(Pair { rx, tx, is_muted });
         }
         let (memory, features) = (Arc::clone(&self.memory), self.features());
         let rings = any.then(|| Box::new(Rings { memory, features, pairs, breach: None }));
@@ -177,17 +183,26 @@ impl Session {
         Ok(self.seam.put(rings)?)
     }
 
-    /// Queue `index` as a ring, if it is started and enabled.
+    /// Whether queue `index` may be used as far as it is enabled.
+    fn may_run(&self, index: usize) -> bool {
+        self.queues[index].is_enabled == Some(true) || !self.features().enables_queues()
+    }
+
+    /// Queue `index` as a ring, if it is started and enabled. One that sends and was disabled
+    /// is one as well: what is in it is to be given back. (Before the front end said anything
+    /// what is in it stays, and is sent as soon as it is enabled: so it is with a guest that
+    /// was there before us.)
     fn ring(&mut self, index: usize) -> std::result::Result<Option<Ring>, Offence> {
         let features = self.features();
+        let is_muted = index % 2 == 1 && self.queues[index].is_enabled == Some(false);
+        let may_run = self.may_run(index) || is_muted;
         let queue = &mut self.queues[index];
-        let may_run = queue.is_enabled || !features.enables_queues();
         let Some(addresses) = queue.addresses.filter(|_| may_run && queue.kick.is_some()) else {
             return Ok(None);
         };
-        Ring::new(&self.memory, features, queue.size, addresses, queue.base, queue.call.take())
-            .map(Some)
-            .ok_or(Offence::Rings(index))
+        let ring = Ring::new(&self.memory, features, queue.size, addresses, queue.base, queue.call.take());
+        queue.is_lent = ring.is_some();
+        ring.map(Some).ok_or(Offence::Rings(index))
     }
 
     /// Makes a change while the data thread is kept away.
@@ -217,11 +232,29 @@ impl Session {
         self.queues.get_mut(index as usize).ok_or(Offence::Queue(index, len))
     }
 
+    /// Calls queue `index` by `file` from now on. Front ends do so with each change of an
+    /// interrupt's affinity: a queue in use goes on.
+    fn exchange_call(&mut self, index: u8, file: Option<File>) -> std::result::Result<(), Offence> {
+        let call = file.map(|file| eventfd(index, file)).transpose()?;
+        let call = call.map(|call| Call::new(call, self.bell.clone()));
+        let queue = self.queue(u32::from(index))?;
+        if queue.is_lent {
+            self.seam.call(usize::from(index), call)?;
+        } else {
+            // Of a switch before us, which ended between the two, perhaps.
+            if let Some(call) = &call {
+                call.ring();
+            }
+            queue.call = call;
+        }
+        Ok(())
+    }
+
     fn stop_all(&mut self) -> Result<()> {
         self.change(|session| {
             for queue in &mut session.queues {
                 drop_kick(&session.seam, queue);
-                queue.is_enabled = false;
+                queue.is_enabled = None;
             }
             Ok(())
         })
@@ -338,7 +371,11 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         self.change(|session| {
-            session.queue(index)?.base = base;
+            let queue = session.queue(index)?;
+            // What it was told when it stopped the queue.
+            if queue.base != Base::Left(base) {
+                queue.base = Base::Said(base);
+            }
             Ok(())
         })
     }
@@ -351,7 +388,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             queue.call = None;
             Ok(())
         })?;
-        let base = self.queue(index).map(|queue| queue.base);
+        let base = self.queue(index).map(|queue| queue.base.get());
         Ok(VhostUserVringState::new(index, self.judge(base)?))
     }
 
@@ -371,12 +408,8 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        self.change(|session| {
-            let call = file.map(|file| eventfd(index, file)).transpose()?;
-            let bell = session.bell.clone();
-            session.queue(u32::from(index))?.call = call.map(|call| Call::new(call, bell));
-            Ok(())
-        })
+        let exchanged = self.exchange_call(index, file);
+        self.judge(exchanged)
     }
 
     fn set_vring_err(&mut self, index: u8, _file: Option<File>) -> Result<()> {
@@ -405,7 +438,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         self.change(|session| {
-            session.queue(index)?.is_enabled = enable;
+            session.queue(index)?.is_enabled = Some(enable);
             Ok(())
         })
     }

@@ -107,7 +107,10 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
     let at = unsafe { (*info).si_addr() } as usize;
     for slot in &SLOTS[..USED.load(Ordering::Acquire)] {
         let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Acquire));
-        if start > 1 && (start..end).contains(&at) && replace(start, end - start) {
+        // Another thread may give the slot to another region meanwhile: its end goes with
+        // its own start only.
+        let is_one = slot.start.load(Ordering::Acquire) == start;
+        if start > 1 && is_one && (start..end).contains(&at) && replace(start, end - start) {
             slot.is_hit.store(true, Ordering::Release);
             HITS.fetch_add(1, Ordering::Release);
             return;

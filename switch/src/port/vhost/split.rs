@@ -107,6 +107,11 @@ impl SplitRing {
         self.next_available
     }
 
+    /// What tells the driver.
+    pub fn call(&mut self) -> &mut Option<Call> {
+        &mut self.call
+    }
+
     /// Takes out the descriptor that tells the driver.
     pub fn into_call(self) -> Option<Call> {
         self.call

@@ -17,7 +17,7 @@ use super::super::call::{Bell, Call};
 use super::super::features::Features;
 use super::super::memory::{GuestMemory, RegionSpec};
 use super::super::port::VhostPort;
-use super::super::ring::{Queue, RingAddresses};
+use super::super::ring::{Base, Queue, RingAddresses};
 use super::super::seam::{MessageSide, Pair, Rings, seam};
 use super::{Input, memory_file};
 use crate::frame::Wire;
@@ -84,7 +84,7 @@ impl Rig {
         for (queue, [descriptors, available, used]) in [&mut pair.rx, &mut pair.tx].into_iter().zip(RINGS) {
             let addresses = RingAddresses { descriptors, available, used };
             let call = Call::new(self.call.try_clone().unwrap(), self.bell.clone());
-            *queue = Queue::new(&self.memory, features, size, addresses, base, Some(call));
+            *queue = Queue::new(&self.memory, features, size, addresses, Base::Said(base), Some(call));
             assert!(queue.is_some(), "the rings lie in the memory");
         }
         let memory = Arc::clone(&self.memory);
