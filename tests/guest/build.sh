@@ -57,8 +57,8 @@ guest_build() {
     work=$out/work.$$
     rm -rf "$work"
     mkdir -p "$work/debs" "$work/root" "$work/tree/bin"
-    # Half a build is of no use; `dev` runs CLEANUP when it ends.
-    CLEANUP+=("rm -rf $work")
+    # Half a build is of no use; `dev` runs this when it ends.
+    at_end rm -rf "$work"
 
     apt-cache show busybox-static >/dev/null 2>&1 || apt_update
     apt-cache show "$kernel" >/dev/null 2>&1 || kernel=linux-image-virtual

@@ -30,7 +30,7 @@ debian_build() {
     [ -n "${mirror:-}" ] || die "no apt source of this release was found to make a Debian guest from"
     mkdir -p "$out"
     work=$out/work.$$
-    CLEANUP+=("as_root rm -rf $work")
+    at_end as_root rm -rf "$work"
     say "building a $codename guest by debootstrap: takes some minutes, once"
     mkdir -p "$work"
     as_root debootstrap --variant=minbase --merged-usr --include="$(

@@ -18,7 +18,7 @@ iso_build() {
     fi
     mkdir -p "$out"
     work=$out/work.$$
-    CLEANUP+=("rm -rf $work")
+    at_end rm -rf "$work"
     version=$(basename "$(find "$from/boot" -name 'vmlinuz-*' | sort | tail -n 1)")
     version=${version#vmlinuz-}
     say "building an installation ISO from Linux $version"
