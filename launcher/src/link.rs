@@ -136,7 +136,7 @@ impl Attachment {
             Attachment::VhostUser { path, queues } => {
                 let queues = if *queues > 1 { format!(",queues={queues}") } else { String::new() };
                 vec![
-                    ("-chardev", format!("socket,id={id}c,path={}{}", option(path), reconnect(qemu))),
+                    ("-chardev", format!("socket,id={id}c,path={}{}", option(path), reconnect(qemu, (2, 2)))),
                     ("-netdev", format!("vhost-user,id={id},chardev={id}c{queues}")),
                 ]
             }
@@ -145,7 +145,7 @@ impl Attachment {
                 format!(
                     "stream,id={id},server=off,addr.type=unix,addr.path={}{}",
                     option(path),
-                    reconnect(qemu)
+                    reconnect(qemu, (8, 0))
                 ),
             )],
             Attachment::Dgram(path) => vec![(
@@ -192,12 +192,13 @@ fn own(path: &Path) -> PathBuf {
     own.into()
 }
 
-/// Without this, a guest is alone for good when its switch is started again.
-fn reconnect(qemu: &Qemu) -> String {
+/// Without this, a guest is alone for good when its switch is started again. `since`: the
+/// first QEMU that connects this again.
+fn reconnect(qemu: &Qemu, since: (u32, u32)) -> String {
     match qemu.version {
-        (9, 2..) | (10.., _) => format!(",reconnect-ms={RECONNECT_MS}"),
+        version if version >= (9, 2) => format!(",reconnect-ms={RECONNECT_MS}"),
         // Seconds are its unit.
-        (8 | 9, _) => ",reconnect=1".to_owned(),
+        version if version >= since => ",reconnect=1".to_owned(),
         _ => String::new(),
     }
 }
@@ -321,6 +322,10 @@ mod tests {
             ((7, 2), "addr.path=/s"),
         ] {
             assert!(arguments(&stream, version).ends_with(end), "{version:?}");
+        }
+        let queues = Attachment::VhostUser { path: "/s".into(), queues: 1 };
+        for (version, part) in [((9, 2), "path=/s,reconnect-ms=500 "), ((7, 2), "path=/s,reconnect=1 ")] {
+            assert!(arguments(&queues, version).contains(part), "{version:?}");
         }
         assert_eq!(stream.check(&QEMU), Ok(()));
         let old = stream.check(&Qemu { version: (7, 0), ..QEMU }).unwrap_err();
