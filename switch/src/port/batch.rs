@@ -124,16 +124,16 @@ mod tests {
     use std::os::fd::{AsFd, FromRawFd, OwnedFd};
     use std::os::unix::net::UnixDatagram;
 
-    /// Two sockets, and a batch for each; `None` on a machine without, where nothing can
-    /// be tested.
-    fn pair() -> Option<([UnixDatagram; 2], [Batch; 2])> {
+    /// Two sockets, and a batch for each; `None` on a machine without, where `test` is
+    /// skipped.
+    fn pair(test: &str) -> Option<([UnixDatagram; 2], [Batch; 2])> {
         let (a, b) = UnixDatagram::pair().unwrap();
         for socket in [&a, &b] {
             socket.set_nonblocking(true).unwrap();
         }
         let batches = Batch::new(a.as_fd()).zip(Batch::new(b.as_fd()));
         if batches.is_none() {
-            crate::skip("port::batch", "io_uring");
+            crate::skip(test, "io_uring");
         }
         let (one, other) = batches?;
         Some(([a, b], [one, other]))
@@ -145,7 +145,11 @@ mod tests {
 
     #[test]
     fn calls_are_made_in_order_and_none_waits() {
-        let Some((_sockets, [mut from, mut to])) = pair() else { return };
+        let Some((_sockets, [mut from, mut to])) =
+            pair("port::batch::calls_are_made_in_order_and_none_waits")
+        else {
+            return;
+        };
         let bytes = [1, 2, 3, 4, 5];
         let lists: Vec<[libc::iovec; 2]> =
             (0..5).map(|len| [run(&bytes[..len]), run(&bytes[len..=len])]).collect();
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn each_call_has_its_own_error() {
-        let Some(([a, b], [mut batch, _])) = pair() else { return };
+        let Some(([a, b], [mut batch, _])) = pair("port::batch::each_call_has_its_own_error") else { return };
         let lists = [&b"x"[..], &[0; 1 << 20], b"yz"].map(|bytes| [run(bytes)]);
         let writes = lists.each_ref().map(|list| batch.write(list));
         // SAFETY: the lists and the bytes outlive the call.
