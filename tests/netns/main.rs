@@ -21,6 +21,7 @@ mod ports;
 mod reasons;
 mod recorder;
 mod refusals;
+mod reload;
 mod sums;
 mod switch_pairs;
 mod upkeep;

@@ -134,11 +134,11 @@ mod tests {
             [
                 "ageing: 300s -> 60s",
                 "pad_runts: false -> true",
+                "port tap1: isolated false -> true",
+                "port tap1: mtu auto -> 9000",
                 "02:00:00:00:00:0b: unbound",
                 "port tap0: opened anew",
                 "port tap2: removed",
-                "port tap1: isolated false -> true",
-                "port tap1: mtu auto -> 9000",
                 "port tap3: added",
                 "02:00:00:00:00:0c: bound to tap1",
             ]

@@ -50,7 +50,8 @@ pub enum Change {
 ///
 /// A port whose device or way of opening it differs is removed and added: two
 /// ports can then exchange their devices, which neither could take while the
-/// other holds it.
+/// other holds it. What can be refused and costs nothing to undo comes before
+/// the first port is removed, since a device may not come back as it was.
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     needs_restart(old, new, &mut changes);
@@ -61,12 +62,6 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         (None, _) => false,
     };
     let kept = |entry: &StaticEntry| new.fdb.contains(entry) && !replaced(&entry.port);
-    for entry in old.fdb.iter().filter(|entry| !kept(entry)) {
-        changes.push(Change::RemoveStatic { mac: entry.mac, vid: entry.vid });
-    }
-    for port in old.ports.iter().filter(|port| replaced(&port.name)) {
-        changes.push(Change::RemovePort(port.name.clone()));
-    }
     if old.settings != new.settings {
         changes.push(Change::Settings(new.settings));
     }
@@ -84,6 +79,12 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         if was.flags != port.flags || was.mtu != port.mtu {
             changes.push(Change::SetPort { name: port.name.clone(), flags: port.flags, mtu: port.mtu });
         }
+    }
+    for entry in old.fdb.iter().filter(|entry| !kept(entry)) {
+        changes.push(Change::RemoveStatic { mac: entry.mac, vid: entry.vid });
+    }
+    for port in old.ports.iter().filter(|port| replaced(&port.name)) {
+        changes.push(Change::RemovePort(port.name.clone()));
     }
     for port in new.ports.iter().filter(|port| old.port(&port.name).is_none() || replaced(&port.name)) {
         changes.push(Change::AddPort(port.clone()));
@@ -196,6 +197,11 @@ mod tests {
                 "tap0:isolated=true,mtu=None tap1:isolated=false,mtu=Some(9000)".to_owned(),
             ),
             (config(&["tap0,takeover=true", "tap1"], &[(B, "tap1")]), format!("-{A} -tap0 +tap0")),
+            // A device that does not take its MTU is found out before a port goes.
+            (
+                config(&["tap1,mtu=9000", "tap2"], &[(B, "tap1")]),
+                format!("tap1:isolated=false,mtu=Some(9000) -{A} -tap0 +tap2"),
+            ),
         ] {
             assert_eq!(words(&old, &new), expected);
         }
@@ -213,7 +219,7 @@ mod tests {
         let words = words(&old, &new);
         assert_eq!(
             words,
-            "restart:name restart:control restart:owner restart:fdb_size restart:isolation -tap0 ageing=300"
+            "restart:name restart:control restart:owner restart:fdb_size restart:isolation ageing=300 -tap0"
         );
     }
 }

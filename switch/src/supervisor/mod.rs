@@ -10,6 +10,7 @@
 
 mod answer;
 mod capture;
+mod early;
 mod follow;
 mod record;
 mod recorder;
@@ -187,7 +188,7 @@ impl Supervisor {
     /// opened any more is missing from then on, and tried again.
     fn undo(&mut self, before: &Config) {
         for change in diff(&self.config, before) {
-            let undone = match (self.step(&change, &mut Vec::new()), &change) {
+            let undone = match (self.step(&change, None, &mut Vec::new()), &change) {
                 (Err(error @ ApplyError::Open { .. }), Change::AddPort(port)) => {
                     tracing::warn!("undoing the change: {error}");
                     self.add_absent(port, error.to_string()).map_err(ApplyError::from)
@@ -202,17 +203,31 @@ impl Supervisor {
     }
 
     fn steps(&mut self, wanted: &Config, notes: &mut Vec<String>) -> Result<(), ApplyError> {
-        for change in diff(&self.config, wanted) {
-            self.step(&change, notes)?;
+        let changes = diff(&self.config, wanted);
+        let mut early = self.open_early(&changes)?;
+        for change in changes {
+            if let Err(error) = self.step(&change, early.take(&change), notes) {
+                early.close();
+                return Err(error);
+            }
             record(&mut self.config, change);
         }
         Ok(())
     }
 
-    fn step(&mut self, change: &Change, notes: &mut Vec<String>) -> Result<(), ApplyError> {
+    /// Carries out one change; a port to be added may be `opened` already.
+    fn step(
+        &mut self,
+        change: &Change,
+        opened: Option<Opened>,
+        notes: &mut Vec<String>,
+    ) -> Result<(), ApplyError> {
         match change {
             Change::NeedsRestart(key) => return Err(ApplyError::NeedsRestart(key)),
-            Change::AddPort(port) => self.add_port(port, notes)?,
+            Change::AddPort(port) => {
+                let opened = opened.map_or_else(|| self.open_to_add(port), Ok)?;
+                self.add_port(port, opened, notes)?;
+            }
             Change::RemovePort(name) => notes.extend(self.remove_port(name)?),
             Change::SetPort { name, flags, mtu } => self.set_port(name, *flags, *mtu)?,
             Change::Settings(settings) => self.configure(*settings, self.tuning())?,
@@ -261,10 +276,19 @@ impl Supervisor {
         port::open(&port.spec, &options)
     }
 
-    fn add_port(&mut self, port: &PortConfig, notes: &mut Vec<String>) -> Result<(), ApplyError> {
+    /// The same, for a change that names the port when it is refused.
+    fn open_to_add(&self, port: &PortConfig) -> Result<Opened, ApplyError> {
+        self.open(port).map_err(|error| ApplyError::Open { name: port.name.clone(), error })
+    }
+
+    fn add_port(
+        &mut self,
+        port: &PortConfig,
+        opened: Opened,
+        notes: &mut Vec<String>,
+    ) -> Result<(), ApplyError> {
         let name = || port.name.clone();
-        let Opened { port: device_port, device, link, notes: told } =
-            self.open(port).map_err(|error| ApplyError::Open { name: name(), error })?;
+        let Opened { port: device_port, device, link, notes: told } = opened;
         if let Err(error) = self.hold(port, device_port, link)? {
             close(&port.name, device);
             return Err(ApplyError::Register { name: name(), error });

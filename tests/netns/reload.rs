@@ -1,0 +1,101 @@
+//! `vswitch reload` on real devices: what it refuses it leaves as it was, down
+//! to the number and the addresses of an interface.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use vswitch_tests::netns::{Netns, veth};
+use vswitch_tests::process::Switch;
+use vswitch_tests::require;
+
+use crate::lifecycle::{name, start};
+
+/// A switch with a configuration file, in a namespace.
+struct Rig {
+    switch: Switch,
+    file: NamedTempFile,
+    ns: Netns,
+}
+
+impl Rig {
+    fn new(tag: &str, ports: &[&str]) -> Result<Rig> {
+        Rig::on(Netns::new(tag)?, tag, ports)
+    }
+
+    fn on(ns: Netns, tag: &str, ports: &[&str]) -> Result<Rig> {
+        let file = NamedTempFile::new()?;
+        std::fs::write(file.path(), format!("ports = {ports:?}\n"))?;
+        let switch = start(&ns, &name(tag), &format!("--config {}", file.path().display()))?;
+        Ok(Rig { switch, file, ns })
+    }
+
+    /// Reloads a file with `ports`; what was changed.
+    fn reload(&self, ports: &[&str]) -> Result<Value> {
+        std::fs::write(self.file.path(), format!("ports = {ports:?}\n"))?;
+        Ok(self.switch.json(&["reload"])?["changes"].clone())
+    }
+
+    /// The same with one that is refused; why.
+    fn refused(&self, ports: &[&str]) -> Result<String> {
+        std::fs::write(self.file.path(), format!("ports = {ports:?}\n"))?;
+        let output = self.switch.client(&["reload"])?;
+        ensure!(!output.status.success(), "{ports:?} was taken");
+        Ok(String::from_utf8(output.stderr)?)
+    }
+
+    /// Names of the ports, sorted.
+    fn ports(&self) -> Result<Vec<String>> {
+        let show: vswitch::control::Show = serde_json::from_value(self.switch.json(&["show"])?)?;
+        let mut names: Vec<String> = show.ports.into_iter().map(|port| port.name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Number and addresses of an interface.
+    fn identity(&self, device: &str) -> Result<String> {
+        let shown: Value = serde_json::from_str(&self.ns.run(&format!("ip -j addr show dev {device}"))?)?;
+        let found = shown.as_array().and_then(|list| list.iter().find(|it| it["ifname"] == device));
+        let found = found.with_context(|| format!("no {device}"))?;
+        Ok(format!("{} {}", found["ifindex"], found["addr_info"]))
+    }
+}
+
+#[test]
+fn a_refused_reload_leaves_every_device_as_it_was() -> Result<()> {
+    require!(root, tun);
+    let rig = Rig::new("refused", &["tap0", "tap:host0", "tap:host1"])?;
+    rig.ns.address("host0", "10.9.0.1/24")?;
+    rig.ns.address("host1", "10.9.1.1/24")?;
+    let before = [rig.identity("host0")?, rig.identity("host1")?];
+    ensure!(before[0].contains("10.9.0.1"), "{before:?}");
+    for (ports, why) in [
+        // A device that is not there; one that opens first is closed again.
+        (["tap0", "t9", "netdev:absent"], "there is no interface absent"),
+        // Another one behind the name of a port.
+        (["tap0", "netdev:absent,name=host0", "tap:host1"], "there is no interface absent"),
+        // A port that stays, and cannot do what it should.
+        (["tap0,mtu=65535", "tap:host1", "t9"], "does not take mtu 65535"),
+    ] {
+        let told = rig.refused(&ports)?;
+        ensure!(told.contains(why), "{told}");
+        ensure!(rig.ports()? == ["host0", "host1", "tap0"] && !rig.ns.has("t9"), "{ports:?}");
+        let now = [rig.identity("host0")?, rig.identity("host1")?];
+        ensure!(now == before, "{ports:?}: {before:?}, now {now:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_gives_its_device_up_is_closed_before_it_is_opened_again() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::new("exchange")?;
+    veth(&ns, "sw", &ns, "e0")?;
+    let rig = Rig::on(ns, "exchange", &["netdev:sw,name=a", "tap0,name=b", "tap:h0,address=10.9.0.1/24"])?;
+    // Devices are exchanged, and an address moves to another device.
+    let changes = rig.reload(&["tap0,name=a", "netdev:sw,name=b", "tap:h1,address=10.9.0.1/24"])?;
+    ensure!(changes.to_string().contains("port a: opened anew"), "{changes}");
+    ensure!(rig.ports()? == ["a", "b", "h1"] && !rig.ns.has("h0"));
+    ensure!(rig.identity("h1")?.contains("10.9.0.1"));
+    ensure!(rig.switch.stop()?.status.success() && !rig.ns.has("tap0"));
+    Ok(())
+}
