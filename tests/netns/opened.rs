@@ -130,7 +130,7 @@ impl Opened<'_> {
     /// Changes the device's MTU as the control thread does.
     pub(crate) fn set_mtu(&mut self, mtu: u32) -> std::io::Result<()> {
         let device = &mut self.device;
-        self.ns.enter(|| device.set_mtu(mtu))
+        self.ns.enter(|| device.set_mtu(Some(mtu)))
     }
 
     pub(crate) fn device(&self) -> &Device {

@@ -51,6 +51,10 @@ impl Rig {
         Ok(names)
     }
 
+    fn mtu(&self, device: &str) -> Result<u64> {
+        Ok(self.ns.device(device)?.mtu())
+    }
+
     /// Number and addresses of an interface.
     fn identity(&self, device: &str) -> Result<String> {
         let shown: Value = serde_json::from_str(&self.ns.run(&format!("ip -j addr show dev {device}"))?)?;
@@ -97,5 +101,57 @@ fn what_gives_its_device_up_is_closed_before_it_is_opened_again() -> Result<()> 
     ensure!(rig.ports()? == ["a", "b", "h1"] && !rig.ns.has("h0"));
     ensure!(rig.identity("h1")?.contains("10.9.0.1"));
     ensure!(rig.switch.stop()?.status.success() && !rig.ns.has("tap0"));
+    Ok(())
+}
+
+#[test]
+fn an_mtu_lasts_as_long_as_the_port_wants_it() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::new("mtu")?;
+    for number in 0..3 {
+        veth(&ns, &format!("sw{number}"), &ns, &format!("e{number}"))?;
+    }
+    ns.run("ip link set sw0 mtu 1400")?;
+    ns.run("ip tuntap add kept mode tap")?;
+    let rig = Rig::on(ns, "mtu", &["tap0", "tap1", "netdev:sw0", "netdev:sw1,mtu=9000", "tap:kept"])?;
+    let plain = ["tap0", "tap1", "netdev:sw0", "netdev:sw1", "tap:kept"];
+    ensure!(rig.mtu("sw1")? == 9_000);
+    // Of two ports that stay, the second refuses.
+    let told = rig.refused(&["tap0,mtu=9000", "tap1,mtu=65535", "netdev:sw0", "netdev:sw1,mtu=9000"])?;
+    ensure!(told.contains("port tap1: its device does not take mtu 65535"), "{told}");
+    ensure!((rig.mtu("tap0")?, rig.mtu("tap1")?, rig.mtu("sw1")?) == (1_500, 1_500, 9_000));
+    // What a client set and the file does not say, over two steps.
+    for mtu in ["mtu=9000", "mtu=2000"] {
+        for port in ["sw0", "kept"] {
+            rig.switch.json(&["port", "set", port, mtu])?;
+        }
+    }
+    ensure!((rig.mtu("sw0")?, rig.mtu("kept")?) == (2_000, 2_000));
+    let changes = rig.reload(&plain)?.to_string();
+    ensure!(
+        changes.contains("sw0: mtu 2000 -> auto") && changes.contains("sw1: mtu 9000 -> auto"),
+        "{changes}"
+    );
+    ensure!((rig.mtu("sw0")?, rig.mtu("sw1")?, rig.mtu("kept")?) == (1_400, 1_500, 1_500));
+    ensure!(rig.switch.json(&["port", "show", "sw0"])?["ports"][0]["mtu"] == 1_400);
+    // What somebody else has set since is theirs.
+    rig.switch.json(&["port", "set", "sw0", "mtu=9000"])?;
+    rig.ns.run("ip link set sw0 mtu 3000")?;
+    rig.switch.json(&["port", "set", "sw0", "mtu=auto"])?;
+    ensure!(rig.mtu("sw0")? == 3_000);
+    // A port that is deleted, one that does not open, and the end.
+    for port in ["sw0", "sw1", "kept"] {
+        rig.switch.json(&["port", "set", port, "mtu=4000"])?;
+    }
+    rig.switch.json(&["port", "del", "sw0"])?;
+    ensure!(rig.mtu("sw0")? == 3_000);
+    let output = rig.switch.client(&["port", "add", "netdev:sw2,mtu=9000,name=sw1"])?;
+    ensure!(!output.status.success() && rig.mtu("sw2")? == 1_500);
+    let refused = rig.refused(&["netdev:sw2,mtu=9000", "netdev:absent"])?;
+    ensure!(refused.contains("absent") && rig.mtu("sw2")? == 1_500, "{refused}");
+    let ended = rig.switch.stop()?;
+    ensure!(ended.status.success() && !ended.stderr.contains("MTU stays"), "{}", ended.stderr);
+    let mtu = |device: &str| rig.ns.device(device).map(|shown| shown.mtu());
+    ensure!((mtu("sw1")?, mtu("kept")?) == (1_500, 1_500));
     Ok(())
 }

@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::Losses;
 use super::alias::Alias;
-use super::endpoint::Endpoint;
+use super::endpoint::{self, Endpoint};
 use super::isolate::{Isolation, IsolationKind};
 use super::leftover::remove_tap;
+use super::mtu::Mtu;
 use super::peer;
-use super::rtnl::{Change, Interface, Rtnl};
+use super::rtnl::{Interface, Rtnl};
 use super::tun;
 use super::vhost::VhostDevice;
 use super::watch::NamespaceId;
@@ -29,6 +30,8 @@ pub struct Device {
     pub(super) side: Side,
     /// Our mark, if we made the TAP (or an earlier run of this switch did).
     pub(super) made: Option<String>,
+    /// What the port made of the interface's MTU.
+    pub(super) mtu: Option<Mtu>,
     pub(super) isolation: Option<Isolation>,
     /// The kernel may forward its frames.
     pub(super) fast: bool,
@@ -202,25 +205,37 @@ impl Device {
         }
     }
 
-    /// Changes the MTU; the link event that follows tells the engine.
+    /// Changes the MTU; the link event that follows tells the engine. `None`: to
+    /// what the interface had before the port changed it.
     ///
     /// # Errors
     /// Whatever the kernel says of it.
-    pub fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
-        match &mut self.side {
+    pub fn set_mtu(&mut self, mtu: Option<u32>) -> io::Result<()> {
+        let mut rtnl = match &mut self.side {
             Side::Vhost(vhost) => {
-                vhost.set_mtu(mtu);
-                Ok(())
-            }
-            Side::Netdev => Rtnl::open()?.change(self.ifindex, &[Change::Mtu(mtu)]),
-            Side::Descriptor(fd) => {
-                Rtnl::open_in(tun::namespace(fd)?.as_fd())?.change(self.ifindex, &[Change::Mtu(mtu)])
+                vhost.set_mtu(mtu.unwrap_or(endpoint::MTU));
+                return Ok(());
             }
             Side::Socket(endpoint) => {
-                endpoint.set_mtu(mtu);
-                Ok(())
+                endpoint.set_mtu(mtu.unwrap_or(endpoint::MTU));
+                return Ok(());
             }
-        }
+            // Nothing to take back.
+            Side::Netdev | Side::Descriptor(_) if mtu.is_none() && self.mtu.is_none() => return Ok(()),
+            Side::Netdev => Rtnl::open()?,
+            Side::Descriptor(fd) => Rtnl::open_in(tun::namespace(fd)?.as_fd())?,
+        };
+        let gone = || io::Error::from_raw_os_error(libc::ENODEV);
+        let found = self.interface()?.ok_or_else(gone)?;
+        self.mtu = match (mtu, self.mtu) {
+            (Some(mtu), earlier) => Mtu::change(&mut rtnl, &found, mtu, earlier)?,
+            (None, Some(changed)) => {
+                changed.restore(&mut rtnl, &found)?;
+                None
+            }
+            (None, None) => None,
+        };
+        Ok(())
     }
 
     /// Name and number of the process at the other end, if one can be found.
@@ -241,18 +256,47 @@ impl Device {
         }
     }
 
-    /// Takes back what was done: the programs, and the TAP if we made it and
-    /// nobody holds its descriptor (a guest's NIC would be dead until QEMU is
+    /// Takes back what was done: the programs, the MTU, and the TAP if we made it
+    /// and nobody holds its descriptor (a guest's NIC would be dead until QEMU is
     /// started again).
-    pub fn close(self) -> CloseOutcome {
-        let Device { name, ifindex, made, isolation, side, .. } = self;
-        drop(isolation);
-        drop(side);
+    pub fn close(mut self) -> CloseOutcome {
+        self.isolation = None;
+        if self.made.is_none() {
+            return self.take_back_mtu();
+        }
+        let outcome = self.remove_made();
+        if outcome != CloseOutcome::Clean {
+            // That it is left is said already.
+            let _ = self.take_back_mtu();
+        }
+        outcome
+    }
+
+    fn take_back_mtu(&mut self) -> CloseOutcome {
+        let vanishes = match &self.side {
+            Side::Netdev => false,
+            // What cannot be asked is gone.
+            Side::Descriptor(fd) => !tun::is_persistent(fd).unwrap_or(false),
+            Side::Socket(_) | Side::Vhost(_) => true,
+        };
+        let Some(mtu) = self.mtu.filter(|_| !vanishes) else { return CloseOutcome::Clean };
+        match self.set_mtu(None) {
+            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
+                let (name, Mtu { before, set }) = (&self.name, mtu);
+                let fix = format!("ip link set {name} mtu {before} takes it back");
+                CloseOutcome::Left(format!("its MTU stays {set} ({error}): {fix}"))
+            }
+            Ok(()) | Err(_) => CloseOutcome::Clean,
+        }
+    }
+
+    fn remove_made(&self) -> CloseOutcome {
+        let Device { name, ifindex, made, .. } = self;
         let Some(mark) = made.as_deref().and_then(Alias::parse) else { return CloseOutcome::Clean };
-        match remove_tap(ifindex, &mark) {
+        match remove_tap(*ifindex, &mark) {
             Ok(true) => CloseOutcome::Clean,
             Ok(false) => {
-                let holder = peer::holder(&name).unwrap_or_else(|| "a guest".to_owned());
+                let holder = peer::holder(name).unwrap_or_else(|| "a guest".to_owned());
                 CloseOutcome::Left(format!(
                     "left, {holder} holds it; the next start of this switch adopts it, ip link del {name} removes it"
                 ))

@@ -24,7 +24,7 @@ use super::stream::StreamPort;
 use super::{Link, Offloads, Port, peer};
 
 /// Frames' payload when nobody said: Ethernet's own.
-const MTU: u32 = 1500;
+pub(super) const MTU: u32 = 1500;
 
 /// Peers that may wait to be accepted.
 const BACKLOG: i32 = 8;

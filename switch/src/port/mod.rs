@@ -24,6 +24,7 @@ mod iov;
 mod isolate;
 mod leftover;
 pub mod memory;
+mod mtu;
 mod netdev;
 mod nsid;
 mod open;

@@ -18,6 +18,7 @@ use super::error::{NET_ADMIN, NET_RAW, OpenError, explain, missing};
 use super::fast::{FastPath, FastPort, Programs};
 use super::isolate::{Isolation, IsolationKind, IsolationMode};
 use super::leftover::remove_tap;
+use super::mtu::Mtu;
 use super::netdev::NetdevPort;
 use super::rtnl::{Change, Interface, Rtnl, address_text};
 use super::tap::{Attached, TapPort};
@@ -107,9 +108,29 @@ fn open_netdev(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenErr
         None => return Err(missing(name)),
     };
     // From here on a failure must not leave a TAP of this run behind.
-    let outcome = attach_netdev(&mut rtnl, &found, made, options, notes);
+    let outcome = with_mtu(&mut rtnl, &found, options, |rtnl, mtu| {
+        attach_netdev(rtnl, &found, made, mtu, options, notes)
+    });
     if outcome.is_err() && made {
         let _ = remove_tap(found.ifindex, &options.mark());
+    }
+    outcome
+}
+
+/// Goes on with `open` when `found` has the MTU that is wanted; if that fails, it
+/// has its old one again.
+fn with_mtu(
+    rtnl: &mut Rtnl,
+    found: &Interface,
+    options: &OpenOptions,
+    open: impl FnOnce(&mut Rtnl, Option<Mtu>) -> Result<Opened, OpenError>,
+) -> Result<Opened, OpenError> {
+    let Some(wanted) = options.mtu else { return open(rtnl, None) };
+    let mtu = Mtu::change(rtnl, found, wanted, None)
+        .map_err(explain(format!("setting {}'s MTU to {wanted}", found.name), NET_ADMIN))?;
+    let outcome = open(rtnl, mtu);
+    if let (Err(_), Some(mtu)) = (&outcome, mtu) {
+        mtu.undo(rtnl, found.ifindex);
     }
     outcome
 }
@@ -118,14 +139,11 @@ fn attach_netdev(
     rtnl: &mut Rtnl,
     found: &Interface,
     made: bool,
+    mtu: Option<Mtu>,
     options: &OpenOptions,
     mut notes: Vec<String>,
 ) -> Result<Opened, OpenError> {
     let Interface { ifindex, name, .. } = found;
-    if let Some(mtu) = options.mtu {
-        rtnl.change(*ifindex, &[Change::Mtu(mtu)])
-            .map_err(explain(format!("setting {name}'s MTU to {mtu}"), NET_ADMIN))?;
-    }
     let opening = || explain(format!("opening a packet socket on {name}"), NET_RAW);
     let mut fast = fast_port(options, &mut notes);
     let programs = fast.as_mut().and_then(FastPort::take_programs);
@@ -156,6 +174,7 @@ fn attach_netdev(
         ifindex: *ifindex,
         side: Side::Netdev,
         made: made.then(|| options.mark().to_string()),
+        mtu,
         isolation: Some(isolation),
         fast: is_fast,
         tx_dropped_before: now.tx_dropped,
@@ -280,33 +299,34 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
     };
     let opening = || explain(format!("opening {name}"), NET_ADMIN);
     let found = rtnl.find(name).map_err(opening())?.ok_or_else(|| missing(name))?;
-    if let Some(mtu) = options.mtu {
-        rtnl.change(found.ifindex, &[Change::Mtu(mtu)]).map_err(opening())?;
-    }
-    let mut notes = Vec::new();
-    if before.is_none() {
-        rtnl.change(found.ifindex, &[Change::Up]).map_err(opening())?;
-        notes.push("created; it vanishes with the switch".to_owned());
-        if let Some(address) = address {
-            give_address(&mut rtnl, &found, address)?;
+    let is_new = before.is_none();
+    with_mtu(&mut rtnl, &found, options, |rtnl, mtu| {
+        let mut notes = Vec::new();
+        if is_new {
+            rtnl.change(found.ifindex, &[Change::Up]).map_err(opening())?;
+            notes.push("created; it vanishes with the switch".to_owned());
+            if let Some(address) = address {
+                give_address(rtnl, &found, address)?;
+            }
         }
-    }
-    let now = rtnl.find(name).map_err(opening())?.ok_or_else(|| missing(name))?;
-    let link = Link { up: now.up(), mtu: now.mtu, offloads };
-    if !link.up {
-        notes.push(format!("down; ip link set {name} up starts it"));
-    }
-    let copy = tap.fd().try_clone_to_owned().map_err(opening())?;
-    let device = Device {
-        name: name.clone(),
-        ifindex: now.ifindex,
-        side: Side::Descriptor(copy),
-        made: None,
-        isolation: None,
-        fast: false,
-        tx_dropped_before: now.tx_dropped,
-    };
-    Ok(Opened { port: Some(Box::new(TapPort::new(tap, link))), device, link, notes })
+        let now = rtnl.find(name).map_err(opening())?.ok_or_else(|| missing(name))?;
+        let link = Link { up: now.up(), mtu: now.mtu, offloads };
+        if !link.up {
+            notes.push(format!("down; ip link set {name} up starts it"));
+        }
+        let copy = tap.fd().try_clone_to_owned().map_err(opening())?;
+        let device = Device {
+            name: name.clone(),
+            ifindex: now.ifindex,
+            side: Side::Descriptor(copy),
+            made: None,
+            mtu,
+            isolation: None,
+            fast: false,
+            tx_dropped_before: now.tx_dropped,
+        };
+        Ok(Opened { port: Some(Box::new(TapPort::new(tap, link))), device, link, notes })
+    })
 }
 
 fn give_address(rtnl: &mut Rtnl, to: &Interface, address: (IpAddr, u8)) -> Result<(), OpenError> {
@@ -354,6 +374,7 @@ fn open_socket(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenErr
         ifindex: 0,
         side: Side::Socket(Box::new(endpoint)),
         made: None,
+        mtu: None,
         isolation: None,
         fast: false,
         tx_dropped_before: 0,

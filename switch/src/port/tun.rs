@@ -95,15 +95,32 @@ pub(super) fn set_vnet_header_len(fd: &OwnedFd, len: libc::c_int) -> io::Result<
     done(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) }).map(drop)
 }
 
+/// What the kernel says of the interface.
+fn request(fd: &OwnedFd) -> io::Result<libc::ifreq> {
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: the kernel writes one ifreq.
+    done(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    Ok(request)
+}
+
+/// Whether the interface outlives `fd`.
+///
+/// # Errors
+/// EBADFD if it was deleted.
+pub(super) fn is_persistent(fd: &OwnedFd) -> io::Result<bool> {
+    let request = request(fd)?;
+    // SAFETY: the kernel wrote the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_PERSIST != 0)
+}
+
 /// The interface's name now, in whatever namespace it is.
 ///
 /// # Errors
 /// EBADFD if it was deleted.
 pub(super) fn name(fd: &OwnedFd) -> io::Result<String> {
-    // SAFETY: all-zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    // SAFETY: the kernel writes one ifreq.
-    done(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let request = request(fd)?;
     // SAFETY: the kernel ends the name with a zero byte within the field.
     let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
     Ok(name.to_string_lossy().into_owned())

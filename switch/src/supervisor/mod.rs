@@ -54,8 +54,8 @@ pub enum ApplyError {
     Mtu {
         /// The port.
         name: String,
-        /// Bytes.
-        mtu: u32,
+        /// Bytes, or `auto`.
+        mtu: String,
         /// What the kernel said.
         error: std::io::Error,
     },
@@ -372,8 +372,13 @@ impl Supervisor {
         let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(()) };
         let held = &mut self.ports[position];
         let id = held.id;
-        if let (Some(mtu), Some(device)) = (mtu, held.device.as_mut()) {
-            device.set_mtu(mtu).map_err(|error| ApplyError::Mtu { name: name.to_owned(), mtu, error })?;
+        // One that is as it was may be another by somebody else's wish.
+        let is_new = self.config.port(name).is_none_or(|port| port.mtu != mtu);
+        if let Some(device) = held.device.as_mut().filter(|_| is_new) {
+            device.set_mtu(mtu).map_err(|error| {
+                let mtu = mtu.map_or_else(|| "auto".to_owned(), |mtu| mtu.to_string());
+                ApplyError::Mtu { name: name.to_owned(), mtu, error }
+            })?;
             // Now, and not by the link event that follows: the reply to this
             // change already tells the new MTU.
             self.examine(position)?;

@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::{Device, Side};
+use super::endpoint::MTU;
 use super::open::socket_owner;
 use super::socket_file::SocketFileError;
 use super::{Link, Offloads, OpenError, OpenOptions, Opened, PortSpec};
@@ -61,9 +62,6 @@ pub const QUEUES_MAX: u32 = 16;
 
 /// The same, to count with.
 const PAIRS_MAX: usize = QUEUES_MAX as usize;
-
-/// The MTU of a port that was given none: what guests come with.
-const MTU: u32 = 1500;
 
 const _: () =
     assert!(cfg!(target_endian = "little"), "virtio 1 is little-endian, and so are its headers here");
@@ -113,6 +111,7 @@ pub(super) fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, Ope
         ifindex: 0,
         side: Side::Vhost(VhostDevice::new(shared, thread, mtu)),
         made: None,
+        mtu: None,
         isolation: None,
         fast: false,
         tx_dropped_before: 0,
