@@ -160,7 +160,8 @@ fn fdb(entries: &[FdbLine]) -> String {
 
 fn stats(stats: &Stats) -> String {
     let mut text = format!("{}: up {}\n", plain(&stats.name), uptime(stats.uptime_ms));
-    let retired = (stats.retired.rx != 0 || stats.retired.copies != 0).then_some(&stats.retired);
+    let gone = &stats.retired;
+    let retired = (gone.rx != 0 || gone.copies != 0 || gone.rx_missed != 0).then_some(gone);
     for port in stats.ports.iter().chain(retired).chain([&stats.total]) {
         let _ = write!(text, "\n{}\n{}", plain(&port.name), indent(&counters(port)));
     }

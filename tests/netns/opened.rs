@@ -119,7 +119,7 @@ impl Opened<'_> {
 
     /// Losses at the device and of the port.
     pub(crate) fn losses(&mut self) -> Losses {
-        let (at_port, device) = (self.port.losses(), &self.device);
+        let (at_port, device) = (self.port.losses(), &mut self.device);
         let at_device = self.ns.enter(|| device.losses());
         Losses {
             rx_missed: at_port.rx_missed + at_device.rx_missed,

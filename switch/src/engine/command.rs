@@ -173,6 +173,8 @@ pub struct Snapshot {
     pub ports: Vec<PortSnapshot>,
     /// Sums of the ports deleted since the start.
     pub retired: PortCounters,
+    /// Their losses outside the sums.
+    pub retired_losses: Losses,
     /// Entries in the FDB.
     pub fdb_len: u32,
     /// Addresses that went to and fro between ports.

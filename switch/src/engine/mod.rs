@@ -64,7 +64,10 @@ const DRAIN: Duration = Duration::from_millis(100);
 struct Slot {
     port: Option<Box<dyn Port>>,
     link: Link,
+    /// Of the device that is there, as they were last asked for.
     losses: Losses,
+    /// Of those that were there before.
+    losses_before: Losses,
 }
 
 /// The data thread's state.
@@ -93,6 +96,8 @@ pub struct Engine {
     tell_at: Time,
     /// When loss counters are looked after next.
     losses_at: Time,
+    /// Losses of the ports deleted since the start.
+    retired_losses: Losses,
     turns: TurnTimes,
     control: Option<Arc<Waker>>,
     clock: Clock,
@@ -138,6 +143,7 @@ impl Engine {
             notes,
             tell_at: Time::START,
             losses_at: Time::START,
+            retired_losses: Losses::default(),
             turns: TurnTimes::default(),
             control: control.clone(),
             clock,

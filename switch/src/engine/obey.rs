@@ -40,7 +40,9 @@ impl Engine {
             }
             Command::RemovePort { id, reply } => {
                 let port = self.take_device(id);
-                self.ports[id.index()] = None;
+                if let Some(slot) = self.ports[id.index()].take() {
+                    self.retired_losses = self.retired_losses.and(slot.losses_before);
+                }
                 self.update_fast(id);
                 self.count_fast();
                 let counters = self.bridge.counters().port(id).clone();
@@ -139,7 +141,12 @@ impl Engine {
     ) -> io::Result<()> {
         self.bridge.add_port(id, settings);
         self.show_change(Change::PortAdded { id, settings });
-        self.ports[id.index()] = Some(Slot { port: None, link: ABSENT, losses: Losses::default() });
+        self.ports[id.index()] = Some(Slot {
+            port: None,
+            link: ABSENT,
+            losses: Losses::default(),
+            losses_before: Losses::default(),
+        });
         self.put_device(id, port).inspect_err(|_| {
             self.bridge.remove_port(id);
             self.show_removed(id, PortCounters::ZERO);
@@ -178,9 +185,13 @@ impl Engine {
     fn take_device(&mut self, id: PortId) -> Option<Box<dyn Port>> {
         self.ready.remove(id);
         self.spin.remove(id);
-        let mut port = self.ports[id.index()].as_mut()?.port.take()?;
+        let slot = self.ports[id.index()].as_mut()?;
+        let mut port = slot.port.take()?;
         // A device that is gone left epoll by itself.
         let _ = port.deregister(self.poll.registry());
+        // The next one begins at nothing, and the port goes on.
+        slot.losses_before = slot.losses_before.and(port.losses());
+        slot.losses = Losses::default();
         self.update_fast(id);
         Some(port)
     }
@@ -206,7 +217,7 @@ impl Engine {
                 id,
                 link: slot.port.is_some().then_some(slot.link),
                 counters: counters.port(id).clone(),
-                losses: slot.losses,
+                losses: slot.losses_before.and(slot.losses),
                 macs: self.bridge.fdb_port_len(id),
             })
         });
@@ -214,6 +225,7 @@ impl Engine {
             now,
             ports: ports.collect(),
             retired: counters.retired.clone(),
+            retired_losses: self.retired_losses,
             fdb_len: self.bridge.fdb_len(),
             moves: self.bridge.moves().to_vec(),
             turns: self.turns,

@@ -262,6 +262,23 @@ fn a_port_whose_device_is_missing_stays_and_takes_another() {
 }
 
 #[test]
+fn losses_of_devices_and_ports_that_went_are_still_counted() {
+    let mut rig = Rig::new(&[LINK; 2], tuning());
+    let (id, losses) = (PortId::new(1), |rx_missed, tx_lost| Losses { rx_missed, tx_lost });
+    rig.ports[1].set_losses(losses(3, 5));
+    let (port, other_end) = memory(LINK).unwrap();
+    other_end.set_losses(losses(1, 1));
+    let swap = |reply| Command::SwapPort { id, port: Some(Box::new(port)), reply };
+    rig.handle.ask(swap).unwrap().unwrap();
+    // The new one's are asked for within a second.
+    assert!([losses(3, 5), losses(4, 6)].contains(&rig.read().ports[1].losses));
+    assert_eq!(rig.read().retired_losses, losses(0, 0));
+    rig.handle.ask(|reply| Command::RemovePort { id, reply }).unwrap();
+    assert_eq!(rig.read().retired_losses, losses(4, 6));
+    rig.stop();
+}
+
+#[test]
 fn stopping_forwards_what_has_arrived() {
     let mut rig = Rig::new(&[LINK; 2], tuning());
     let frames: Vec<Vec<u8>> = (0..500).map(|_| frame(9, 1, 60)).collect();

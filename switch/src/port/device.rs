@@ -35,8 +35,24 @@ pub struct Device {
     pub(super) isolation: Option<Isolation>,
     /// The kernel may forward its frames.
     pub(super) fast: bool,
-    /// The device's `tx_dropped` when it was opened.
-    pub(super) tx_dropped_before: u64,
+    /// What it has lost.
+    pub(super) dropped: Dropped,
+}
+
+/// What of the interface's `tx_dropped` is the port's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Dropped {
+    /// Not yet: it was there when the port was opened.
+    before: u64,
+    /// As it was last read.
+    last: u64,
+}
+
+impl Dropped {
+    /// None of what `found` has.
+    pub fn since(found: &Interface) -> Dropped {
+        Dropped { before: found.tx_dropped, last: found.tx_dropped }
+    }
 }
 
 /// Which side of the interface the port holds.
@@ -194,10 +210,12 @@ impl Device {
 
     /// Frames lost at the device since it was opened, of which the port was not
     /// told: a TAP whose guest does not read drops what we send in silence, and
-    /// one whose descriptor we do not read in time what the host sends.
-    pub fn losses(&self) -> Losses {
+    /// one whose descriptor we do not read in time what the host sends. Of one
+    /// that is gone it is what was known last: the number never goes back.
+    pub fn losses(&mut self) -> Losses {
         let now = self.interface().ok().flatten().map_or(0, |found| found.tx_dropped);
-        let lost = now.saturating_sub(self.tx_dropped_before);
+        self.dropped.last = self.dropped.last.max(now);
+        let lost = self.dropped.last.saturating_sub(self.dropped.before);
         match self.side {
             Side::Netdev => Losses { tx_lost: lost, rx_missed: 0 },
             Side::Descriptor(_) => Losses { rx_missed: lost, tx_lost: 0 },

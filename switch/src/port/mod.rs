@@ -206,3 +206,11 @@ pub struct Losses {
     /// Frames sent that the device dropped later (its `tx_dropped`).
     pub tx_lost: u64,
 }
+
+impl Losses {
+    /// The sum of both.
+    #[must_use]
+    pub const fn and(self, other: Losses) -> Losses {
+        Losses { rx_missed: self.rx_missed + other.rx_missed, tx_lost: self.tx_lost + other.tx_lost }
+    }
+}

@@ -12,7 +12,7 @@ use std::path::Path;
 use netlink_packet_route::AddressFamily;
 
 use super::alias::Alias;
-use super::device::{Device, Side};
+use super::device::{Device, Dropped, Side};
 use super::endpoint::Endpoint;
 use super::error::{NET_ADMIN, NET_RAW, OpenError, explain, missing};
 use super::fast::{FastPath, FastPort, Programs};
@@ -177,7 +177,7 @@ fn attach_netdev(
         mtu,
         isolation: Some(isolation),
         fast: is_fast,
-        tx_dropped_before: now.tx_dropped,
+        dropped: Dropped::since(&now),
     };
     Ok(Opened { port: Some(Box::new(port)), device, link, notes })
 }
@@ -323,7 +323,7 @@ fn open_tap(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenError>
             mtu,
             isolation: None,
             fast: false,
-            tx_dropped_before: now.tx_dropped,
+            dropped: Dropped::since(&now),
         };
         Ok(Opened { port: Some(Box::new(TapPort::new(tap, link))), device, link, notes })
     })
@@ -377,7 +377,7 @@ fn open_socket(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, OpenErr
         mtu: None,
         isolation: None,
         fast: false,
-        tx_dropped_before: 0,
+        dropped: Dropped::default(),
     };
     Ok(Opened { port: None, device, link, notes })
 }

@@ -12,7 +12,7 @@ use crate::control::{
 use crate::engine::{Command, Ended, PortSnapshot, Snapshot};
 use crate::events::Happening;
 use crate::frame::VlanId;
-use crate::port::{Device, Losses, Offloads};
+use crate::port::{Device, Offloads};
 
 use super::{ApplyError, Held, Supervisor};
 
@@ -162,27 +162,24 @@ impl Supervisor {
         warnings
     }
 
-    fn stats(&self) -> Result<Response, ApplyError> {
+    fn stats(&mut self) -> Result<Response, ApplyError> {
         let snapshot = self.snapshot()?;
         Ok(Response::Stats(Box::new(self.stats_of(&snapshot))))
     }
 
     /// Every counter of `snapshot`, by the names of the ports.
-    pub fn stats_of(&self, snapshot: &Snapshot) -> Stats {
-        let counted = |held: &Held| {
+    pub fn stats_of(&mut self, snapshot: &Snapshot) -> Stats {
+        let counted = |held: &mut Held| {
             let port: &PortSnapshot = snapshot.ports.iter().find(|port| port.id == held.id)?;
-            let device = held.device.as_ref().map_or_else(Losses::default, Device::losses);
-            let losses = Losses {
-                rx_missed: port.losses.rx_missed + device.rx_missed,
-                tx_lost: port.losses.tx_lost + device.tx_lost,
-            };
+            let losses = port.losses.and(held.losses());
             Some(PortStats::new(&held.name, &port.counters, losses))
         };
+        let retired = snapshot.retired_losses.and(self.retired_losses);
         Stats::new(
             self.config.name.clone(),
             snapshot.now.as_millis(),
-            self.ports.iter().filter_map(counted).collect(),
-            PortStats::new("retired", &snapshot.retired, Losses::default()),
+            self.ports.iter_mut().filter_map(counted).collect(),
+            PortStats::new("retired", &snapshot.retired, retired),
         )
     }
 

@@ -160,7 +160,7 @@ impl Supervisor {
     fn lose(&mut self, position: usize) -> Result<(), Ended> {
         let held = &mut self.ports[position];
         // What was made of it went with it.
-        if held.device.take().is_none() {
+        if held.take_device().is_none() {
             return Ok(());
         }
         (held.link.up, held.unsure, held.patience) = (false, false, 1);
@@ -206,7 +206,7 @@ impl Supervisor {
                 if let Err(error) = self.open_door(position)? {
                     let held = &mut self.ports[position];
                     held.note = error.to_string();
-                    held.device.take().and_then(|device| close(&held.name, device));
+                    held.take_device().and_then(|device| close(&held.name, device));
                 }
             }
             Err(error) => {

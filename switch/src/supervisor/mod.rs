@@ -29,7 +29,8 @@ use crate::config::{Change, Config, Isolation, PortConfig, StaticEntry, diff};
 use crate::engine::{Command, Ended, Handle, Snapshot, Tuning};
 use crate::events::{Flaps, Happening, Journal};
 use crate::port::{
-    self, CloseOutcome, Device, FastPath, IsolationMode, Link, Offloads, OpenError, OpenOptions, Opened, Port,
+    self, CloseOutcome, Device, FastPath, IsolationMode, Link, Losses, Offloads, OpenError, OpenOptions,
+    Opened, Port,
 };
 
 /// Why a change was refused; nothing of it is in force.
@@ -84,6 +85,8 @@ struct Held {
     id: PortId,
     /// `None` while the device is missing.
     device: Option<Device>,
+    /// What the devices before it have lost.
+    losses_before: Losses,
     link: Link,
     /// Whether the journal says that it is up.
     told_up: bool,
@@ -96,6 +99,20 @@ struct Held {
     patience: u32,
     /// Who was last turned away while a socket had its peer.
     turned_away: String,
+}
+
+impl Held {
+    /// What its devices have lost, which the engine cannot know.
+    fn losses(&mut self) -> Losses {
+        let now = self.device.as_mut().map_or_else(Losses::default, Device::losses);
+        self.losses_before.and(now)
+    }
+
+    /// Takes the device away, to be closed; what it has lost stays counted.
+    fn take_device(&mut self) -> Option<Device> {
+        self.losses_before = self.losses();
+        self.device.take()
+    }
 }
 
 /// Owner of the devices and of the configuration in force.
@@ -113,6 +130,8 @@ pub struct Supervisor {
     /// Where the ports' sockets ask to be looked at.
     registry: mio::Registry,
     ports: Vec<Held>,
+    /// What the devices of deleted ports have lost.
+    retired_losses: Losses,
     /// Where to read the configuration again.
     source: Option<Source>,
     journal: Journal,
@@ -148,6 +167,7 @@ impl Supervisor {
             files: recorder::Files::default(),
             registry,
             ports,
+            retired_losses: Losses::default(),
             source: None,
             journal: Journal::default(),
             flaps: Flaps::default(),
@@ -340,6 +360,7 @@ impl Supervisor {
                 target: port.spec.target.clone(),
                 id,
                 device: None,
+                losses_before: Losses::default(),
                 link,
                 told_up: false,
                 note: String::new(),
@@ -361,9 +382,11 @@ impl Supervisor {
         // The number may be another port's next: what was said of this one is
         // taken while it still means this one.
         self.take_notes();
-        let held = self.ports.remove(position);
+        let mut held = self.ports.remove(position);
         self.happened(Happening::PortRemoved { port: name.to_owned() });
-        let left = held.device.and_then(|device| close(&held.name, device));
+        let device = held.take_device();
+        self.retired_losses = self.retired_losses.and(held.losses_before);
+        let left = device.and_then(|device| close(&held.name, device));
         self.take_reports()?;
         Ok(left)
     }

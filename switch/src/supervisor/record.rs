@@ -42,7 +42,7 @@ impl Supervisor {
 
     /// Everything that metrics tell, at one instant; `None` once the data thread
     /// has ended.
-    pub fn reading(&self, clients: usize) -> Option<Reading> {
+    pub fn reading(&mut self, clients: usize) -> Option<Reading> {
         let snapshot = self.snapshot().ok()?;
         let port = |held: &super::Held| {
             let macs = snapshot.ports.iter().find(|port| port.id == held.id).map_or(0, |port| port.macs);

@@ -47,7 +47,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::device::{Device, Side};
+use super::device::{Device, Dropped, Side};
 use super::endpoint::MTU;
 use super::open::socket_owner;
 use super::socket_file::SocketFileError;
@@ -114,7 +114,7 @@ pub(super) fn open(spec: &PortSpec, options: &OpenOptions) -> Result<Opened, Ope
         mtu: None,
         isolation: None,
         fast: false,
-        tx_dropped_before: 0,
+        dropped: Dropped::default(),
     };
     let note = if is_client { "down (nobody listens there yet)" } else { "down (no guest yet)" };
     Ok(Opened { port: Some(Box::new(VhostPort::new(data, mtu))), device, link, notes: vec![note.to_owned()] })
