@@ -94,6 +94,32 @@ fn a_client_that_never_wakes_gives_its_place_back() {
     rig.wait_clients(1);
 }
 
+/// Who is given up learns that, and does not take it for the switch's end.
+#[test]
+fn a_follower_that_was_too_slow_is_told_from_a_switch_that_has_ended() {
+    let rig = Rig::own();
+    let follow = || Client::connect(rig.path()).unwrap().follow(0).unwrap();
+    let (mut sleeper, mut awake) = (follow(), follow());
+    assert_eq!((sleeper.next_events().unwrap().next, awake.next_events().unwrap().next), (0, 0));
+    for number in 1..=HISTORY_LEN as u64 {
+        rig.happen(number, long(number));
+        assert_eq!(awake.next_events().unwrap().next, number);
+    }
+    rig.advance(Duration::from_secs(61));
+    rig.wait_clients(1);
+    let mut last = 0;
+    let end = loop {
+        match sleeper.next_events() {
+            Ok(events) => last = events.next,
+            Err(error) => break error,
+        }
+    };
+    assert!(last > 0 && matches!(end, ClientError::Dropped { next, .. } if next == last), "{last}: {end:?}");
+    assert!(end.to_string().contains(&format!("vswitch events --follow --since {last}")), "{end}");
+    drop(rig);
+    assert!(matches!(awake.next_events(), Err(ClientError::Silent { .. })));
+}
+
 #[test]
 fn those_who_follow_leave_places_for_those_who_ask() {
     let rig = Rig::own();

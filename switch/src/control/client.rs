@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::connection::FOLLOW_PATIENCE;
 use super::live::{Changed, Events};
 use super::lock::Lock;
 use super::protocol::{Envelope, FdbFilter, Request, Response, encode};
@@ -62,6 +63,14 @@ pub enum ClientError {
         path: PathBuf,
         /// Why.
         cause: io::Error,
+    },
+    /// It runs on, without us.
+    #[error("the switch on {} runs, and tells us nothing any more: what it had sent was not read for {} s\n  go on where it stopped: vswitch events --follow --since {next}", path.display(), FOLLOW_PATIENCE.as_secs())]
+    Dropped {
+        /// The socket.
+        path: PathBuf,
+        /// The number of the last event that came.
+        next: u64,
     },
     /// It answers something else.
     #[error("the switch on {} answers something unknown: {what}\n  use the client of the same version", path.display())]
@@ -265,7 +274,7 @@ impl Client {
         };
         let waits = self.stream.get_ref().set_read_timeout(None);
         waits.map_err(|cause| ClientError::Silent { path: self.path.clone(), cause })?;
-        Ok(Follower { client: self, id, first: Some(first) })
+        Ok(Follower { client: self, id, next: first.next, uptime_ms: first.uptime_ms, first: Some(first) })
     }
 
     /// Every counter, at one instant.
@@ -363,20 +372,39 @@ pub struct Follower {
     id: u64,
     /// What came with the reply to the request.
     first: Option<Events>,
+    /// The number of the last event that came.
+    next: u64,
+    /// When that was, in the switch's life.
+    uptime_ms: u64,
 }
 
 impl Follower {
     /// Waits for what happens next: one event or several.
     ///
     /// # Errors
-    /// The switch has ended, or closed the connection.
+    /// `Silent` when the switch has ended; `Dropped` when only we were too slow.
     pub fn next_events(&mut self) -> Result<Events, ClientError> {
         if let Some(first) = self.first.take() {
             return Ok(first);
         }
-        let Response::Events(events) = self.client.reply(self.id)? else {
-            return Err(self.client.unexpected());
+        let reply = match self.client.reply(self.id) {
+            Err(ClientError::Silent { path, .. }) if self.has_survived(&path) => {
+                return Err(ClientError::Dropped { path, next: self.next });
+            }
+            reply => reply?,
         };
+        let Response::Events(events) = reply else { return Err(self.client.unexpected()) };
+        (self.next, self.uptime_ms) = (events.next, events.uptime_ms);
         Ok(events)
+    }
+
+    /// Whether the switch is still there. A younger one is another.
+    fn has_survived(&self, path: &Path) -> bool {
+        match Client::connect(path).and_then(|mut client| client.events(self.next)) {
+            Ok(events) => events.uptime_ms >= self.uptime_ms,
+            // It says so itself.
+            Err(ClientError::Refused(_)) => true,
+            Err(_) => false,
+        }
     }
 }

@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client that follows events has this long to take what it was sent: a pager
 /// that somebody reads in, and no longer.
-const FOLLOW_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const FOLLOW_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Events of one further reply to a client that follows: some 50 KiB.
 const FOLLOW_EVENTS: usize = 256;
