@@ -65,6 +65,8 @@ const ANYBODY: &str = "auto";
 const OWNER_OF_SWITCH: &str = "switch";
 /// The word for a `tap:` port without an address of the host's.
 const NO_ADDRESS: &str = "none";
+/// The word for a socket that others connect to.
+const SERVER: &str = "server";
 /// The most queue pairs of a vhost-user port.
 const QUEUES_MAX: u32 = crate::port::QUEUES_MAX;
 
@@ -117,14 +119,12 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
         "takeover" => port.takeover = value.bool(key)?,
         "offloads" if is_port_key(key, port.spec.kind) => {
             let word = if value.bool(key)? { "on" } else { "off" };
-            port.spec.options.insert(key.to_owned(), word.to_owned());
+            set_option(&mut port.spec, key, word, "on");
         }
         "address" if is_port_key(key, port.spec.kind) => {
             let text = value.text(key)?;
-            if text == NO_ADDRESS {
-                port.spec.options.remove(key);
-            } else if parse_address(text).is_some() {
-                port.spec.options.insert(key.to_owned(), text.to_owned());
+            if text == NO_ADDRESS || parse_address(text).is_some() {
+                set_option(&mut port.spec, key, text, NO_ADDRESS);
             } else {
                 let fix = "write ADDRESS/PREFIX, as in 192.168.1.1/24";
                 return Err(Fault::new(format!("`address` cannot be `{}`", text.escape_debug()), fix));
@@ -135,14 +135,12 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
             if !matches!(mode, "server" | "client") {
                 return Err(Fault::new(format!("`mode` cannot be `{mode}`"), "write server or client"));
             }
-            port.spec.options.insert(key.to_owned(), mode.to_owned());
+            set_option(&mut port.spec, key, mode, SERVER);
         }
         "peer" if is_port_key(key, port.spec.kind) => {
             let path = value.text(key)?;
-            if path == ANYBODY {
-                port.spec.options.remove(key);
-            } else if is_socket_path(path) && !path.contains(',') {
-                port.spec.options.insert(key.to_owned(), path.to_owned());
+            if path == ANYBODY || is_socket_path(path) && !path.contains(',') {
+                set_option(&mut port.spec, key, path, ANYBODY);
             } else {
                 let fix = format!("write the path of a socket, at most {SOCKET_PATH_MAX} bytes");
                 return Err(Fault::new(format!("`peer` cannot be `{}`", path.escape_debug()), fix));
@@ -157,11 +155,21 @@ pub(super) fn set_port_key(port: &mut PortConfig, key: &str, value: &Value) -> R
         }
         "queues" if is_port_key(key, port.spec.kind) => {
             let queues = value.number(key, 1..=QUEUES_MAX)?;
-            port.spec.options.insert(key.to_owned(), queues.to_string());
+            set_option(&mut port.spec, key, &queues.to_string(), "1");
         }
         _ => return Err(unknown_port_key(key, port.spec.kind)),
     }
     Ok(())
+}
+
+/// Sets an option of `spec`; one at its default is left out, so that saying it
+/// does not make another port of it, which would be opened anew.
+fn set_option(spec: &mut PortSpec, key: &str, text: &str, default: &str) {
+    if text == default {
+        spec.options.remove(key);
+    } else {
+        spec.options.insert(key.to_owned(), text.to_owned());
+    }
 }
 
 impl PortConfig {
@@ -189,7 +197,7 @@ impl PortConfig {
             let set = self.spec.options.get(*key).map(String::as_str);
             let value = match *key {
                 "queues" => Value::Number(set.and_then(|text| text.parse().ok()).unwrap_or(1)),
-                "mode" => Value::from(set.unwrap_or("server")),
+                "mode" => Value::from(set.unwrap_or(SERVER)),
                 "peer" => Value::from(set.unwrap_or(ANYBODY)),
                 "owner" => {
                     set.and_then(|text| text.parse().ok()).map_or(Value::from(OWNER_OF_SWITCH), Value::Number)
@@ -315,6 +323,28 @@ mod tests {
         for bad in ["", "on", "localhost", "127.0.0.1", "1.2.3.4:99999", "::1:5"] {
             assert!(read(bad).unwrap_err().fix.contains("127.0.0.1:9436"), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_at_its_default_is_as_if_it_was_not_said() {
+        for (text, plain) in [
+            ("tap:t1,offloads=on", "tap:t1"),
+            ("tap:t1,address=none", "tap:t1"),
+            ("stream:/a.sock,mode=server,owner=switch", "stream:/a.sock"),
+            ("dgram:/a.sock,peer=auto", "dgram:/a.sock"),
+            ("vhost-user:/a.sock,queues=1,mode=server", "vhost-user:/a.sock"),
+        ] {
+            assert_eq!(port_of_spec(text), port_of_spec(plain), "{text}");
+            // Nor does it matter that each is said.
+            let mut port = port_of_spec(plain).unwrap();
+            for (key, value) in port.keys() {
+                set_port_key(&mut port, &key, &value).unwrap();
+            }
+            assert_eq!(Ok(port), port_of_spec(plain), "{plain}");
+        }
+        let mut port = port_of_spec("tap:t1,offloads=off").unwrap();
+        set_port_key(&mut port, "offloads", &Value::Bool(true)).unwrap();
+        assert_eq!(port.spec.to_string(), "tap:t1");
     }
 
     #[test]
