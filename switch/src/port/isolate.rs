@@ -111,12 +111,17 @@ enum Held {
 #[derive(Debug)]
 struct Clsact {
     ifindex: u32,
-    ingress: String,
+    mark: String,
+    made: bool,
 }
 
 impl Drop for Clsact {
     fn drop(&mut self) {
-        remove_clsact(self.ifindex, |mark| mark.to_string() == self.ingress);
+        let Removed { shared, .. } = remove_filters(self.ifindex, |mark| mark.to_string() == self.mark);
+        // If no filter was taken, none says that the qdisc is ours.
+        if self.made && !shared {
+            let _ = tc::remove_clsact(self.ifindex);
+        }
     }
 }
 
@@ -124,27 +129,44 @@ impl Drop for Clsact {
 const WITH_QDISC: &str = "qdisc";
 const WITHOUT_QDISC: &str = "";
 
+/// What was found where filters of ours were removed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Removed {
+    /// There were some.
+    found: bool,
+    /// Their qdisc was made for them.
+    made: bool,
+    /// Others have filters there.
+    shared: bool,
+}
+
 /// Removes the filters of `ifindex` whose mark `is_ours`, and their qdisc if it
 /// was made for them and nobody else uses it now; says whether there were any.
 fn remove_clsact(ifindex: u32, is_ours: impl Fn(&Alias<'_>) -> bool) -> bool {
-    let (mut found, mut made, mut shared) = (false, false, false);
+    let Removed { found, made, shared } = remove_filters(ifindex, is_ours);
+    if made && !shared {
+        let _ = tc::remove_clsact(ifindex);
+    }
+    found
+}
+
+/// Removes the filters of `ifindex` whose mark `is_ours`.
+fn remove_filters(ifindex: u32, is_ours: impl Fn(&Alias<'_>) -> bool) -> Removed {
+    let mut removed = Removed::default();
     for direction in Direction::BOTH {
         // A device that is gone has none.
         for filter in tc::filters(ifindex, direction).unwrap_or_default() {
             match Alias::parse(&filter.name).filter(&is_ours) {
                 Some(mark) => {
-                    found = true;
-                    made |= mark.rest == WITH_QDISC;
+                    removed.found = true;
+                    removed.made |= mark.rest == WITH_QDISC;
                     let _ = tc::remove_filter(ifindex, direction, &filter);
                 }
-                None => shared = true,
+                None => removed.shared = true,
             }
         }
     }
-    if made && !shared {
-        let _ = tc::remove_clsact(ifindex);
-    }
-    found
+    removed
 }
 
 /// Removes what a killed run of `switch` left of its isolation, on whatever
@@ -244,7 +266,7 @@ fn clsact(ifindex: u32, switch: &Alias<'_>) -> io::Result<Held> {
     let rest = if made { WITH_QDISC } else { WITHOUT_QDISC };
     let mark = Alias { rest, ..*switch }.to_string();
     // From here on, a failure takes back what was done.
-    let held = Clsact { ifindex, ingress: mark.clone() };
+    let held = Clsact { ifindex, mark: mark.clone(), made };
     for (direction, program) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
         let first = tc::filters(ifindex, direction)?.iter().map(|filter| filter.preference).min();
         let preference = before(first).ok_or_else(|| {
@@ -271,6 +293,26 @@ const PREFERENCE: u16 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As on a kernel that has the qdisc, and not the classifier for programs.
+    #[test]
+    fn a_qdisc_whose_first_filter_was_refused_goes_again() {
+        // The loopback of a namespace of this thread's own.
+        const LOOPBACK: u32 = 1;
+        let apart = std::thread::spawn(|| {
+            let flags = rustix::thread::UnshareFlags::NEWNET;
+            // SAFETY: descriptors, which a namespace of processes may share, stay shared.
+            if unsafe { rustix::thread::unshare_unsafe(flags) }.is_err() {
+                return;
+            }
+            for made in [false, true] {
+                let _ = tc::add_clsact(LOOPBACK).unwrap();
+                drop(Clsact { ifindex: LOOPBACK, mark: "vswitch:0:a:qdisc".to_owned(), made });
+                assert_eq!(tc::interfaces().unwrap().contains(&LOOPBACK), !made);
+            }
+        });
+        apart.join().unwrap();
+    }
 
     #[test]
     fn our_filter_runs_first_or_not_at_all() {
