@@ -11,6 +11,9 @@ use crate::port::SOCKET_PATH_MAX;
 /// The longest name of a switch or a port, in bytes.
 pub const NAME_LEN_MAX: usize = 32;
 
+/// What sums over ports are called where ports are: those of deleted ones, and of all.
+const SUMS: [&str; 2] = ["retired", "total"];
+
 /// What of a configuration is at fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Subject {
@@ -95,6 +98,11 @@ impl Config {
                 ))
             } else if let Some(fault) = name_fault(&port.name, "a port") {
                 Some(fault)
+            } else if SUMS.contains(&port.name.as_str()) {
+                Some(Fault::new(
+                    format!("a port cannot be called `{}`: `stats` and metrics name a sum so", port.name),
+                    "give it another name, as name=uplink",
+                ))
             } else if !names.insert(port.name.as_str()) {
                 Some(Fault::new(
                     format!("two ports are called `{}`", port.name),

@@ -158,6 +158,16 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "give one of them another name, as name=uplink",
     ),
     (
+        "ports = [\"tap0\", \"tap1,name=total\"]",
+        "1:18: a port cannot be called `total`: `stats` and metrics name a sum so",
+        "give it another name, as name=uplink",
+    ),
+    (
+        "ports = [\"retired\"]",
+        "1:10: a port cannot be called `retired`: `stats` and metrics name a sum so",
+        "give it another name, as name=uplink",
+    ),
+    (
         "ports = [\"tap0\",\n\"netdev:tap0,name=b\"]",
         "2:1: ports `tap0` and `b` both take tap0",
         "it is one port: take one of them away",
