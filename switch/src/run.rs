@@ -24,7 +24,7 @@ use crate::engine::{Closed, Engine};
 use crate::metrics;
 use crate::output;
 use crate::port::watch::Watcher;
-use crate::port::{FastPath, FastTable, Port};
+use crate::port::{FastPath, FastTable, Kind, Port, PortSpec};
 use crate::supervisor::{self, Source, Supervisor};
 
 const SIGNALS: Token = Token(0);
@@ -154,7 +154,10 @@ struct Servers {
 
 /// Opens what the configuration names, and says that the switch is ready.
 fn start(supervisor: &mut Supervisor, links: &mut Watcher, config: Config, form: Form) -> anyhow::Result<()> {
-    let keep: Vec<&str> = config.ports.iter().map(|port| port.spec.target.as_str()).collect();
+    // A `tap:` port makes its own, which goes with it.
+    let adopts = |spec: &&PortSpec| matches!(spec.kind, Kind::Auto | Kind::Netdev);
+    let specs = config.ports.iter().map(|port| &port.spec).filter(adopts);
+    let keep: Vec<&str> = specs.map(|spec| spec.target.as_str()).collect();
     match crate::port::remove_leftovers(config.owner, &config.name, &keep) {
         Ok(said) => said.iter().for_each(|line| say(line)),
         // Without netlink no port opens either, and says so.

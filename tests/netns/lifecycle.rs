@@ -192,6 +192,21 @@ fn a16_what_a_killed_switch_left_is_removed_by_its_next_start() -> Result<()> {
     Ok(())
 }
 
+/// Where a `tap:` port is to be now, the TAP that was left is not its user's.
+#[test]
+fn a_leftover_does_not_stay_as_the_tap_of_another_kind_of_port() -> Result<()> {
+    require!(root, tun);
+    let ns = Netns::new("kinds")?;
+    let name = name("kinds");
+    start(&ns, &name, "--port t0")?.kill()?;
+    ensure!(ns.has("t0"));
+    let switch = start(&ns, &name, "--port tap:t0,address=10.9.0.1/24")?;
+    switch.wait_stderr("t0: removed, an earlier run left it", SOON)?;
+    ensure!(ns.device("t0")?.alias().is_empty() && ns.run("ip addr show dev t0")?.contains("10.9.0.1"));
+    ensure!(switch.stop()?.status.success() && !ns.has("t0"));
+    Ok(())
+}
+
 #[test]
 fn what_is_not_ours_is_never_touched() -> Result<()> {
     require!(root, tun);
