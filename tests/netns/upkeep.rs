@@ -155,6 +155,36 @@ fn a17_no_descriptor_left_fails_one_operation_only() -> Result<()> {
     Ok(())
 }
 
+/// Who holds a TAP is found by a walk through all processes, which is made once
+/// for however many ports: a large host has thousands of processes.
+#[test]
+fn showing_many_ports_is_one_search() -> Result<()> {
+    require!(root, tun);
+    const PORTS: usize = 32;
+    let ns = Netns::new("search")?;
+    let ports: String = (0..PORTS).map(|number| format!("--port t{number} ")).collect();
+    let switch = start(&ns, &name("search"), &ports)?;
+    let guests: Vec<Device> =
+        (0..PORTS).map(|number| Device::tap(&ns, &format!("t{number}"))).collect::<Result<_, _>>()?;
+    for number in 0..PORTS {
+        wait_state(&switch, &format!("t{number}"), PortState::Up)?;
+    }
+    let reads = || -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", switch.pid()))?;
+        let count = text.lines().find_map(|line| line.strip_prefix("syscr: ")).context("syscr")?;
+        Ok(count.parse()?)
+    };
+    let before = reads()?;
+    let shown = switch.json(&["show"])?.to_string();
+    let reads = reads()? - before;
+    let own = format!(" {}\"", std::process::id());
+    ensure!(shown.matches(&own).count() == PORTS, "each holder is named: {shown}");
+    // Each of the descriptors takes some three, as do those of other tests.
+    ensure!(reads < 1_000, "{reads} reads for {PORTS} ports");
+    drop(guests);
+    Ok(())
+}
+
 /// The least share of a core that `switch` used in one of three watches; a
 /// single one may catch the tail of what was before.
 fn idle_share(switch: &Switch) -> Result<f64> {

@@ -13,7 +13,7 @@ use super::endpoint::{self, Endpoint};
 use super::isolate::{Isolation, IsolationKind};
 use super::leftover::remove_tap;
 use super::mtu::Mtu;
-use super::peer;
+use super::peer::{self, Holders};
 use super::rtnl::{Interface, Rtnl};
 use super::tun;
 use super::vhost::VhostDevice;
@@ -256,10 +256,19 @@ impl Device {
         Ok(())
     }
 
-    /// Name and number of the process at the other end, if one can be found.
-    pub fn peer(&self) -> Option<String> {
+    /// The interface whose descriptor may have a holder: who, [`Holders`] finds.
+    pub fn held_by_others(&self) -> Option<&str> {
         match &self.side {
-            Side::Netdev => peer::holder(&self.name),
+            Side::Netdev => Some(&self.name),
+            Side::Descriptor(_) | Side::Socket(_) | Side::Vhost(_) => None,
+        }
+    }
+
+    /// Name and number of the process at the other end, if one can be found
+    /// (among `holders`, which costs a search through all processes).
+    pub fn peer(&self, holders: &Holders) -> Option<String> {
+        match &self.side {
+            Side::Netdev => holders.of(&self.name).map(str::to_owned),
             Side::Descriptor(_) => None,
             Side::Socket(endpoint) => endpoint.peer_name().map(str::to_owned),
             Side::Vhost(vhost) => vhost.peer(),

@@ -54,6 +54,7 @@ pub(crate) use huge::is_advised;
 pub use isolate::{IsolationKind, IsolationMode};
 pub use leftover::remove_leftovers;
 pub use open::{OpenOptions, Opened, exists, open};
+pub use peer::Holders;
 pub use spec::{Kind, ParseSpecError, PortSpec, SOCKET_PATH_MAX, is_socket_path, parse_address};
 pub use vhost::QUEUES_MAX;
 #[cfg(any(test, feature = "fuzz"))]

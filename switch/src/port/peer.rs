@@ -8,6 +8,7 @@
 //! Deliberately absent: any decision. Whether a TAP is held, `leftover` asks the
 //! kernel.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -15,26 +16,74 @@ use std::path::Path;
 use super::tun;
 use super::watch::NamespaceId;
 
+/// Who holds the descriptors of TAPs of the calling thread's namespace.
+#[derive(Debug, Default)]
+pub struct Holders(BTreeMap<String, Holder>);
+
+/// A process that holds one.
+#[derive(Debug)]
+struct Holder {
+    /// `NAME PID`.
+    process: String,
+    place: Place,
+}
+
+impl Holders {
+    /// Looks for those of `interfaces`: one walk through all processes, however
+    /// many there are.
+    pub fn find<'a>(interfaces: impl IntoIterator<Item = &'a str>) -> Holders {
+        let wanted: BTreeSet<&str> = interfaces.into_iter().collect();
+        let mut found = Holders::default();
+        if wanted.is_empty() {
+            return found;
+        }
+        let own = std::process::id();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            let Some(pid) = pid.filter(|pid| *pid != own) else { continue };
+            found.look_into(pid, &wanted);
+            if found.0.len() == wanted.len() && found.0.values().all(|holder| holder.place == Place::Here) {
+                break;
+            }
+        }
+        found
+    }
+
+    /// `NAME PID` of the process that holds `interface`.
+    pub fn of(&self, interface: &str) -> Option<&str> {
+        self.0.get(interface).map(|holder| holder.process.as_str())
+    }
+
+    /// Notes which of `wanted` process `pid` holds.
+    fn look_into(&mut self, pid: u32, wanted: &BTreeSet<&str>) {
+        let is_tun = |path: &Path| fs::read_link(path).is_ok_and(|to| to.as_os_str() == "/dev/net/tun");
+        for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            let number = descriptor.file_name();
+            // Only these have the line; asking all would be a thousand reads.
+            let Some(number) = number.to_str().filter(|_| is_tun(&descriptor.path())) else { continue };
+            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+            let name = info.lines().find_map(|line| line.strip_prefix("iff:")).map_or("", str::trim);
+            if !wanted.contains(name) {
+                continue;
+            }
+            let place = place(pid, number).unwrap_or(Place::Unknown);
+            let is_better = match place {
+                Place::Here => self.0.get(name).is_none_or(|known| known.place != Place::Here),
+                // A guess.
+                Place::Unknown => !self.0.contains_key(name),
+                Place::Elsewhere => false,
+            };
+            if is_better {
+                self.0.insert(name.to_owned(), Holder { process: named(pid), place });
+            }
+        }
+    }
+}
+
 /// `NAME PID` of the process that holds the descriptor of TAP `interface` of
 /// the calling thread's namespace.
 pub(super) fn holder(interface: &str) -> Option<String> {
-    let own = std::process::id();
-    let mut guess = None;
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == own {
-            continue;
-        }
-        let Some(place) = holds(pid, interface) else { continue };
-        match place {
-            Place::Here => return Some(named(pid)),
-            Place::Unknown => guess = guess.or_else(|| Some(named(pid))),
-            Place::Elsewhere => {}
-        }
-    }
-    guess
+    Holders::find([interface]).of(interface).map(str::to_owned)
 }
 
 /// `NAME PID` of a process.
@@ -52,29 +101,6 @@ enum Place {
     Elsewhere,
     /// We may not ask.
     Unknown,
-}
-
-/// Whether `pid` holds a TAP called `interface`, and where that is.
-fn holds(pid: u32, interface: &str) -> Option<Place> {
-    let is_tun = |path: &Path| fs::read_link(path).is_ok_and(|to| to.as_os_str() == "/dev/net/tun");
-    let named = |number: &str| {
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-        info.lines().any(|line| line.strip_prefix("iff:").is_some_and(|name| name.trim() == interface))
-    };
-    let mut best = None;
-    for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
-        let number = descriptor.file_name();
-        let Some(number) = number.to_str() else { continue };
-        // Only these have the line; asking all would be a thousand reads.
-        if is_tun(&descriptor.path()) && named(number) {
-            let place = place(pid, number).unwrap_or(Place::Unknown);
-            if place == Place::Here {
-                return Some(place);
-            }
-            best = best.filter(|best| *best == Place::Unknown).or(Some(place));
-        }
-    }
-    best
 }
 
 /// Asks through a copy of the descriptor, which is closed again at once.

@@ -12,7 +12,7 @@ use crate::control::{
 use crate::engine::{Command, Ended, PortSnapshot, Snapshot};
 use crate::events::Happening;
 use crate::frame::VlanId;
-use crate::port::{Device, Offloads};
+use crate::port::{Device, Holders, Offloads};
 
 use super::{ApplyError, Held, Supervisor};
 
@@ -97,6 +97,7 @@ impl Supervisor {
 
     fn show(&self) -> Result<Response, ApplyError> {
         let snapshot = self.snapshot()?;
+        let holders = holders(&self.ports);
         let config = &self.config;
         Ok(Response::Show(Show {
             name: config.name.clone(),
@@ -112,12 +113,12 @@ impl Supervisor {
             pad_runts: config.pad_runts,
             busy_poll: duration_text(config.busy_poll),
             fast_path: config.fast_path,
-            ports: self.ports.iter().map(|held| self.port_line(held, &snapshot)).collect(),
+            ports: self.ports.iter().map(|held| self.port_line(held, &snapshot, &holders)).collect(),
             warnings: self.warnings(&snapshot),
         }))
     }
 
-    fn port_line(&self, held: &Held, snapshot: &Snapshot) -> PortLine {
+    fn port_line(&self, held: &Held, snapshot: &Snapshot, holders: &Holders) -> PortLine {
         let counted = snapshot.ports.iter().find(|port| port.id == held.id);
         let state = match (&held.device, counted.and_then(|port| port.link)) {
             (Some(_), Some(link)) if link.up => PortState::Up,
@@ -140,7 +141,7 @@ impl Supervisor {
             rx: counted.map_or(0, |port| port.counters.rx),
             tx: counted.map_or(0, |port| port.counters.tx),
             drops: counted.map_or(0, |port| port.counters.dropped() + port.counters.refused()),
-            peer: held.device.as_ref().and_then(Device::peer).unwrap_or_default(),
+            peer: held.device.as_ref().and_then(|device| device.peer(holders)).unwrap_or_default(),
             isolation: held.device.as_ref().map_or("", |device| device.isolation().name()).to_owned(),
             fast_path: self.config.fast_path && held.device.as_ref().is_some_and(Device::has_fast_path),
         }
@@ -189,10 +190,11 @@ impl Supervisor {
             self.config.known_port(name)?;
         }
         let wanted = |held: &&Held| name.is_none_or(|name| held.name == name);
+        let holders = holders(self.ports.iter().filter(wanted));
         let detail = |held: &Held| {
             let config = self.config.port(&held.name)?;
             Some(PortDetail {
-                line: self.port_line(held, &snapshot),
+                line: self.port_line(held, &snapshot, &holders),
                 spec: config.spec.to_string(),
                 keys: config.keys(),
                 macs: snapshot.ports.iter().find(|port| port.id == held.id).map_or(0, |port| port.macs),
@@ -262,6 +264,12 @@ impl Supervisor {
         };
         Ok(FlushScope { port, vid: filter.vid.map(VlanId::new), mac: filter.mac, ..FlushScope::default() })
     }
+}
+
+/// Who is behind the TAPs of `ports`: one search for all of them.
+pub(super) fn holders<'a>(ports: impl IntoIterator<Item = &'a Held>) -> Holders {
+    let devices = ports.into_iter().filter_map(|held| held.device.as_ref());
+    Holders::find(devices.filter_map(Device::held_by_others))
 }
 
 /// The names of what a port's other end finishes itself.

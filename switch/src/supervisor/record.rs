@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::Supervisor;
+use super::answer::holders;
 use crate::bridge::{Note, NoteKind, PortId, Taken};
 use crate::control::Events;
 use crate::events::{Happening, Journal, Kind, Stamp};
 use crate::metrics::{PortReading, Reading};
-use crate::port::Device;
 
 impl Supervisor {
     /// What happened lately.
@@ -85,7 +85,8 @@ impl Supervisor {
         held.told_up = held.link.up;
         let port = held.name.clone();
         let what = if held.link.up {
-            let peer = held.device.as_ref().and_then(Device::peer).unwrap_or_default();
+            let holders = holders([&*held]);
+            let peer = held.device.as_ref().and_then(|device| device.peer(&holders)).unwrap_or_default();
             Happening::PortUp { port, mtu: held.link.mtu, peer }
         } else {
             Happening::PortDown { port, why: held.note.clone() }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use vswitch::bridge::{PortId, PortSettings, Settings};
 use vswitch::engine::{Command, Engine, Handle, PortSnapshot, Tuning};
 use vswitch::port::memory::{MemoryHandle, memory};
-use vswitch::port::{Device, IsolationMode, Link, Offloads, OpenOptions, Port, open};
+use vswitch::port::{Device, Holders, IsolationMode, Link, Offloads, OpenOptions, Port, open};
 
 use crate::clock::wait_until;
 
@@ -101,7 +101,7 @@ impl Rig {
 
     /// Who is at the other end of port `number`.
     pub fn peer(&self, number: usize) -> Option<String> {
-        self.devices[number].peer()
+        self.devices[number].peer(&Holders::default())
     }
 
     /// Waits until nobody is connected to port `number`; returns its note.
