@@ -24,7 +24,7 @@ use crate::engine::{Closed, Engine};
 use crate::metrics;
 use crate::output;
 use crate::port::watch::Watcher;
-use crate::port::{FastPath, FastTable, Kind, Port, PortSpec};
+use crate::port::{FastPath, FastTable, Kind, PortSpec, close_together};
 use crate::supervisor::{self, Source, Supervisor};
 
 const SIGNALS: Token = Token(0);
@@ -37,9 +37,6 @@ const METRICS: Token = Token(64);
 
 /// How often a missing device is asked for, beside the kernel's events.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// Threads that close ports at the end.
-const CLOSERS: usize = 32;
 
 /// How the ready line and the summary are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,19 +127,6 @@ pub fn run(source: Source, form: Form) -> anyhow::Result<ExitCode> {
     drop(servers);
     outcome?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Closes `ports`, some of them at a time: the kernel waits at each socket until no
-/// processor looks at it any more, and those who wait at once wait for the same.
-fn close_together(mut ports: Vec<Box<dyn Port>>) {
-    let share = ports.len().div_ceil(CLOSERS).max(1);
-    thread::scope(|scope| {
-        while !ports.is_empty() {
-            let some = ports.split_off(ports.len() - share.min(ports.len()));
-            // Without a thread they are closed here.
-            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(some));
-        }
-    });
 }
 
 /// Who may ask the switch something.

@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tempfile::NamedTempFile;
+use vswitch_tests::flow::Device;
 use vswitch_tests::netns::{Netns, veth};
 use vswitch_tests::process::Switch;
 use vswitch_tests::require;
@@ -105,6 +106,22 @@ fn what_gives_its_device_up_is_closed_before_it_is_opened_again() -> Result<()> 
     ensure!(rig.ports()? == ["a", "b", "h1"] && !rig.ns.has("h0"));
     ensure!(rig.identity("h1")?.contains("10.9.0.1"));
     ensure!(rig.switch.stop()?.status.success() && !rig.ns.has("tap0"));
+    Ok(())
+}
+
+#[test]
+fn many_ports_leave_at_once_and_none_is_left_behind_unsaid() -> Result<()> {
+    require!(root, tun);
+    let taps: Vec<String> = (0..40).map(|number| format!("t{number}")).collect();
+    let ports: Vec<&str> = taps.iter().map(String::as_str).collect();
+    let rig = Rig::new("many", &ports)?;
+    let _guest = Device::tap(&rig.ns, "t7")?;
+    std::fs::write(rig.file.path(), "ports = [\"t39\"]\n")?;
+    let changed = rig.switch.json(&["reload"])?;
+    let notes = changed["notes"].as_array().context("notes")?;
+    ensure!(notes.len() == 1 && notes[0].to_string().contains("t7: left, "), "{changed}");
+    let left: Vec<&str> = ports.iter().copied().filter(|tap| rig.ns.has(tap)).collect();
+    ensure!(left == ["t7", "t39"] && rig.ports()? == ["t39"], "{left:?}");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod backlog;
 mod batch;
 mod bpf;
 mod burst;
+mod close;
 mod device;
 mod dgram;
 mod endpoint;
@@ -43,6 +44,7 @@ mod vhost;
 pub mod watch;
 
 pub use burst::{BURST_BYTES, BURST_FRAMES, Burst, Slots};
+pub use close::close_together;
 pub use device::{CloseOutcome, Device, DeviceState};
 pub use endpoint::{Endpoint, Visit};
 pub use error::OpenError;

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{ApplyError, Supervisor, close};
+use super::{ApplyError, Leaving, Supervisor};
 use crate::bridge::PORTS_MAX;
 use crate::config::{Change, PortConfig};
 use crate::port::{Opened, PortSpec, parse_address};
@@ -27,10 +27,13 @@ impl Early {
 
     /// Closes what nobody took.
     pub fn close(self) {
+        let mut leaving = Leaving::default();
         for (name, Opened { port, device, .. }) in self.0 {
-            drop(port);
-            close(&name, device);
+            leaving.ports.extend(port);
+            leaving.devices.push((name, device));
         }
+        // The refusal is what is told.
+        let _ = leaving.close();
     }
 }
 

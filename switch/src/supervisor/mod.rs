@@ -115,6 +115,23 @@ impl Held {
     }
 }
 
+/// What is left of ports that are in the switch no more.
+#[derive(Debug, Default)]
+struct Leaving {
+    ports: Vec<Box<dyn Port>>,
+    /// With the names of their ports.
+    devices: Vec<(String, Device)>,
+}
+
+impl Leaving {
+    /// Closes all of it; says what was left behind.
+    fn close(self) -> Vec<String> {
+        // Ports first, as when the switch ends.
+        port::close_together(self.ports);
+        self.devices.into_iter().filter_map(|(name, device)| close(&name, device)).collect()
+    }
+}
+
 /// Owner of the devices and of the configuration in force.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -132,6 +149,8 @@ pub struct Supervisor {
     ports: Vec<Held>,
     /// What the devices of deleted ports have lost.
     retired_losses: Losses,
+    /// Ports that a change has removed, to be closed together.
+    leaving: Leaving,
     /// Where to read the configuration again.
     source: Option<Source>,
     journal: Journal,
@@ -168,6 +187,7 @@ impl Supervisor {
             registry,
             ports,
             retired_losses: Losses::default(),
+            leaving: Leaving::default(),
             source: None,
             journal: Journal::default(),
             flaps: Flaps::default(),
@@ -220,6 +240,9 @@ impl Supervisor {
                 Err(error) => tracing::warn!("undoing the change: {error}"),
             }
         }
+        if let Err(error) = self.close_leaving() {
+            tracing::warn!("undoing the change: {error}");
+        }
     }
 
     fn steps(&mut self, wanted: &Config, notes: &mut Vec<String>) -> Result<(), ApplyError> {
@@ -232,6 +255,7 @@ impl Supervisor {
             }
             record(&mut self.config, change);
         }
+        notes.extend(self.close_leaving()?);
         Ok(())
     }
 
@@ -242,13 +266,17 @@ impl Supervisor {
         opened: Option<Opened>,
         notes: &mut Vec<String>,
     ) -> Result<(), ApplyError> {
+        // What comes next may need what the removed ports hold.
+        if !matches!(change, Change::RemovePort(_)) {
+            notes.extend(self.close_leaving()?);
+        }
         match change {
             Change::NeedsRestart(key) => return Err(ApplyError::NeedsRestart(key)),
             Change::AddPort(port) => {
                 let opened = opened.map_or_else(|| self.open_to_add(port), Ok)?;
                 self.add_port(port, opened, notes)?;
             }
-            Change::RemovePort(name) => notes.extend(self.remove_port(name)?),
+            Change::RemovePort(name) => self.remove_port(name)?,
             Change::SetPort { name, flags, mtu } => self.set_port(name, *flags, *mtu)?,
             Change::Settings(settings) => self.configure(*settings, self.tuning())?,
             Change::PadRunts(pad_runts) => {
@@ -374,11 +402,11 @@ impl Supervisor {
         Ok(added)
     }
 
-    /// Closes a port; says what was left behind, if anything.
-    fn remove_port(&mut self, name: &str) -> Result<Option<String>, ApplyError> {
-        let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(None) };
+    /// Takes a port out of the switch; [`close_leaving`](Self::close_leaving) closes it.
+    fn remove_port(&mut self, name: &str) -> Result<(), ApplyError> {
+        let Some(position) = self.ports.iter().position(|held| held.name == name) else { return Ok(()) };
         let id = self.ports[position].id;
-        drop(self.engine.ask(|reply| Command::RemovePort { id, reply })?);
+        self.leaving.ports.extend(self.engine.ask(|reply| Command::RemovePort { id, reply })?);
         // The number may be another port's next: what was said of this one is
         // taken while it still means this one.
         self.take_notes();
@@ -386,7 +414,17 @@ impl Supervisor {
         self.happened(Happening::PortRemoved { port: name.to_owned() });
         let device = held.take_device();
         self.retired_losses = self.retired_losses.and(held.losses_before);
-        let left = device.and_then(|device| close(&held.name, device));
+        self.leaving.devices.extend(device.map(|device| (held.name, device)));
+        Ok(())
+    }
+
+    /// Closes the ports that were removed; says what was left behind.
+    fn close_leaving(&mut self) -> Result<Vec<String>, ApplyError> {
+        let leaving = std::mem::take(&mut self.leaving);
+        if leaving.ports.is_empty() && leaving.devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let left = leaving.close();
         self.take_reports()?;
         Ok(left)
     }
