@@ -335,6 +335,18 @@ fn all_pages_of_the_fdb_are_fetched() {
     assert_eq!(entries[8192].mac.to_string(), "02:00:00:00:00:02");
 }
 
+/// It may be busy with what it was asked for: nobody should kill it for that.
+#[test]
+fn a_switch_that_takes_its_time_is_not_to_be_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("slow.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let error = Client::connect(&path).unwrap().reload().unwrap_err();
+    assert!(matches!(error, ClientError::Slow { .. }), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("see vswitch show") && !error.contains("kill"), "{error}");
+}
+
 #[test]
 fn a_switch_that_hangs_up_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -64,6 +64,12 @@ pub enum ClientError {
         /// Why.
         cause: io::Error,
     },
+    /// It takes its time.
+    #[error("the switch on {} has not answered for {} s\n  it may be busy with a large change, which goes on: see vswitch show; if that is not answered for long, look at its output", path.display(), TIMEOUT.as_secs())]
+    Slow {
+        /// The socket.
+        path: PathBuf,
+    },
     /// It runs on, without us.
     #[error("the switch on {} runs, and tells us nothing any more: what it had sent was not read for {} s\n  go on where it stopped: vswitch events --follow --since {next}", path.display(), FOLLOW_PATIENCE.as_secs())]
     Dropped {
@@ -211,8 +217,7 @@ impl Client {
         let read = (&mut self.stream).take(REPLY_MAX).read_until(b'\n', &mut line);
         match read {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let what = format!("nothing for {} s", TIMEOUT.as_secs());
-                return Err(silent(io::Error::new(io::ErrorKind::TimedOut, what)));
+                return Err(ClientError::Slow { path: self.path.clone() });
             }
             Err(e) => return Err(silent(e)),
             Ok(_) if !line.ends_with(b"\n") => {
