@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,6 +21,21 @@ const BOOT: Duration = Duration::from_secs(120);
 
 /// Time that a command in a guest has, unless the caller gives it another.
 const COMMAND: Duration = Duration::from_secs(60);
+
+/// The option of a `-chardev socket` with which it connects again: in milliseconds since
+/// QEMU 9.2, in seconds before.
+pub fn reconnect() -> &'static str {
+    static ANSWER: OnceLock<&str> = OnceLock::new();
+    ANSWER.get_or_init(|| {
+        let said = Command::new("qemu-system-x86_64").arg("--version").output();
+        let text = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).unwrap_or_default();
+        let mut numbers = text.split_once("version ").map_or("", |(_, rest)| rest).split('.').map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (9, 2) => "reconnect-ms=200",
+            _ => "reconnect=1",
+        }
+    })
+}
 
 /// An installation ISO, which `./dev test --long` builds: in VSWITCH_ISO, else
 /// under the workspace's `target/iso`.
@@ -125,7 +140,7 @@ impl Guest {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_vhost_user(ns: &Netns, boot: &Boot<'_>, socket: &Path) -> Result<Guest> {
-        let chardev = format!("socket,id=c0,path={},reconnect-ms=200", socket.display());
+        let chardev = format!("socket,id=c0,path={},{}", socket.display(), reconnect());
         let memory =
             ["-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"];
         let netdev = ["-chardev", &chardev, "-netdev", "vhost-user,id=t0,chardev=c0"];

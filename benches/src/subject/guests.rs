@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use vswitch_tests::clock::wait_until;
 use vswitch_tests::netns::Netns;
 use vswitch_tests::process::Switch;
+use vswitch_tests::qemu::reconnect;
 
 use super::vhost::CORE;
 use super::{Running, Subject, bridge, ovs, vde, vhost};
@@ -41,7 +42,7 @@ pub(crate) fn start(subject: Subject, ns: &Netns, run: &[String]) -> Result<(Run
         }
         Subject::Stream => {
             let (running, sockets) = by_sockets(ns, "stream", run)?;
-            let words = "stream,id=t0,server=off,reconnect-ms=200,addr.type=unix,addr.path=";
+            let words = "stream,id=t0,server=off,addr.type=unix,addr.path=";
             Ok((running, sockets.map(|path| netdev(&format!("{words}{}", path.display())))))
         }
         Subject::Dgram => {
@@ -98,7 +99,7 @@ fn dgram(local: &Path, remote: &Path) -> Vec<String> {
 }
 
 fn vhost_user(socket: &Path) -> Vec<String> {
-    let chardev = format!("socket,id=c0,path={},reconnect-ms=200", socket.display());
+    let chardev = format!("socket,id=c0,path={},{}", socket.display(), reconnect());
     let words = [
         ["-object", "memory-backend-memfd,id=ram,size=256M,share=on"],
         ["-machine", "memory-backend=ram"],
