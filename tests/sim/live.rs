@@ -61,6 +61,11 @@ impl Live {
         wait_until("frames to be explained", LIMIT, is_near).unwrap();
     }
 
+    /// Waits until `count` frames are told.
+    fn wait_for(&self, count: usize) {
+        wait_until("frames to be explained", LIMIT, || self.told.load(Ordering::SeqCst) >= count).unwrap();
+    }
+
     /// All that was told, in order.
     fn end(self, rig: Rig) -> Vec<Told> {
         self.stream.shutdown(Shutdown::Write).unwrap();
@@ -215,6 +220,8 @@ fn a_burst_is_told_frame_by_frame() {
     for egress in copies {
         (egress.refused, egress.text) = (Some("full".to_owned()), "refused: full".to_owned());
     }
+    // What comes when the capture has ended is not in it.
+    live.wait_for(expected.len());
     let told: Vec<Trace> = live.end(rig).into_iter().map(|told| told.trace).collect();
     assert_eq!(told, expected);
 }
