@@ -182,6 +182,7 @@ fn showing_many_ports_is_one_search() -> Result<()> {
     // Each of the descriptors takes some three, as do those of other tests.
     ensure!(reads < 1_000, "{reads} reads for {PORTS} ports");
     drop(guests);
+    ensure!(switch.stop()?.status.success());
     Ok(())
 }
 
